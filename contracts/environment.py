@@ -1,0 +1,70 @@
+"""The environment variables of each function: infra/ builds these models, the handlers parse them back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _split(value: Any) -> Any:
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+class _Environment(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def to_variables(self) -> dict[str, str]:
+        """Field names in capitals; lists joined by commas."""
+        return {
+            name.upper(): ",".join(value) if isinstance(value, list) else str(value)
+            for name, value in self.model_dump().items()
+        }
+
+    @classmethod
+    def from_variables(cls, variables: dict[str, str]) -> Self:
+        """Raises pydantic.ValidationError naming every missing or malformed variable."""
+        return cls.model_validate({name.lower(): value for name, value in variables.items()})
+
+
+class StoreEnvironment(_Environment):
+    """Every function has these."""
+
+    data_bucket: str
+    table_name: str
+
+
+class IntakeEnvironment(StoreEnvironment):
+    state_machine_arn: str
+    subject_topic_arn: str
+
+
+class CheckEnvironment(StoreEnvironment):
+    default_base_model: str
+
+
+class PlanEnvironment(StoreEnvironment):
+    resource_prefix: str
+    training_image: str
+    training_role_arn: str
+    training_instance_types: Annotated[list[str], BeforeValidator(_split)] = Field(min_length=1)
+    training_max_seconds: int
+    training_budget_dollars: float = Field(description="A run whose limit costs more is refused.")
+
+
+class HostEnvironment(StoreEnvironment):
+    resource_prefix: str
+    inference_image: str
+    inference_role_arn: str
+    inference_instance_type: str
+    inference_max_instances: int
+    inference_success_topic_arn: str
+    inference_error_topic_arn: str
+
+
+class TellEnvironment(StoreEnvironment):
+    subject_topic_arn: str
+
+
+class ApiEnvironment(StoreEnvironment):
+    url_lifetime_seconds: int

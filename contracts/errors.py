@@ -1,0 +1,283 @@
+"""Every failure Dreamdrop reports: a code, an HTTP status, a cause and a cure in plain words.
+
+    DreamdropError
+    ├── CallerError                 the caller can mend it; never retried
+    │   ├── InvalidRequest          400  invalid_request
+    │   ├── Unauthenticated         401  unauthenticated
+    │   ├── UnknownSubject          404  unknown_subject
+    │   ├── UnknownGeneration       404  unknown_generation
+    │   ├── SubjectNotReady         409  subject_not_ready
+    │   ├── IdempotencyConflict     409  idempotency_conflict
+    │   ├── InvalidSubjectName      422  invalid_subject_name
+    │   ├── EmptyDataset            422  empty_dataset
+    │   ├── UnreadableImage         422  unreadable_image
+    │   ├── ImageTooLarge           422  image_too_large
+    │   ├── TooManyImages           422  too_many_images
+    │   ├── InvalidDatasetInfo      422  invalid_dataset_info
+    │   ├── InvalidFileName         422  invalid_file_name
+    │   ├── DatasetChanged          409  dataset_changed
+    │   ├── UnknownBaseModel        422  unknown_base_model
+    │   ├── InvalidBaseModel        422  invalid_base_model
+    │   └── OverBudget              422  over_budget
+    ├── TrainingError               the training job did not give a usable model
+    │   ├── OutOfMemory             retryable, one memory tier lower     out_of_memory
+    │   ├── NoCapacity              retryable, next rung of the ladder   no_capacity
+    │   ├── TrainingKilled          retryable once                       training_killed
+    │   ├── TrainingTimedOut        time_limit
+    │   ├── TrainingStopped         training_stopped
+    │   ├── TrainingDiverged        training_diverged
+    │   ├── TrainingCrashed         training_crashed
+    │   └── ModelRejected           model_rejected
+    └── ServiceError                our fault: logged, 5xx, retried or dead-lettered
+        ├── HostingFailed           hosting_failed
+        ├── GenerationFailed        generation_failed
+        ├── GenerationExpired       generation_expired
+        ├── Interrupted             interrupted
+        └── InternalError           internal_error
+
+An error crosses process boundaries (a Lambda's errorMessage, a training job's FailureReason) as its text,
+``code: cause Cure: cure``; `parse_error` reads it back.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ErrorReport(BaseModel):
+    """What a caller is told about a failure."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str = Field(description="Stable, machine-readable name of the failure.")
+    cause: str = Field(description="What went wrong, in one sentence.")
+    cure: str = Field(description="What to do about it, in one sentence.")
+
+
+class DreamdropError(Exception):
+    """Base of every failure with a code. `status` is the HTTP status it becomes."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    default_cure: ClassVar[str] = "Try again; if it persists, look up the correlation id in the logs."
+
+    def __init__(self, cause: str, cure: str | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.cure = cure or self.default_cure
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.cause} Cure: {self.cure}"
+
+    @property
+    def report(self) -> ErrorReport:
+        return ErrorReport(code=self.code, cause=self.cause, cure=self.cure)
+
+
+class CallerError(DreamdropError):
+    status = 400
+
+
+class InvalidRequest(CallerError):
+    code = "invalid_request"
+    default_cure = "Correct the named field and send the request again."
+
+
+class Unauthenticated(CallerError):
+    code = "unauthenticated"
+    status = 401
+    default_cure = "Sign the request with AWS credentials (SigV4) or send a token of the configured issuer."
+
+
+class UnknownSubject(CallerError):
+    code = "unknown_subject"
+    status = 404
+    default_cure = "List the subjects with GET /v1/subjects, or upload a dataset for this one first."
+
+
+class UnknownGeneration(CallerError):
+    code = "unknown_generation"
+    status = 404
+    default_cure = "Use the id that POST /v1/generations returned to you; finished generations are kept 30 days."
+
+
+class SubjectNotReady(CallerError):
+    code = "subject_not_ready"
+    status = 409
+    default_cure = "Wait until GET /v1/subjects/{subject} says ready, then ask again."
+
+
+class IdempotencyConflict(CallerError):
+    code = "idempotency_conflict"
+    status = 409
+    default_cure = "Use a new Idempotency-Key for a different request."
+
+
+class InvalidSubjectName(CallerError):
+    code = "invalid_subject_name"
+    status = 422
+    default_cure = "Upload to datasets/<name>/ with a name of 1 to 32 lower-case letters, digits and single hyphens."
+
+
+class EmptyDataset(CallerError):
+    code = "empty_dataset"
+    status = 422
+    default_cure = "Upload at least one PNG, JPEG or WebP photo of the subject to the top level of the dataset."
+
+
+class UnreadableImage(CallerError):
+    code = "unreadable_image"
+    status = 422
+    default_cure = "Export the named files again as PNG or JPEG and upload them, or delete them."
+
+
+class ImageTooLarge(CallerError):
+    code = "image_too_large"
+    status = 422
+    default_cure = "Scale the named files down and upload them again; 2,000 pixels a side are plenty."
+
+
+class TooManyImages(CallerError):
+    code = "too_many_images"
+    status = 422
+    default_cure = "Keep the best photos, five to twenty are enough, and delete the rest."
+
+
+class InvalidDatasetInfo(CallerError):
+    code = "invalid_dataset_info"
+    status = 422
+    default_cure = (
+        'Upload a dataset_info.json such as {"instance_prompt": "a photo of sks dog", '
+        '"class_prompt": "a photo of a dog"}, or none at all.'
+    )
+
+
+class InvalidFileName(CallerError):
+    code = "invalid_file_name"
+    status = 422
+    default_cure = "Rename the named files: no '..' or empty parts in the path, at most 255 characters."
+
+
+class DatasetChanged(CallerError):
+    code = "dataset_changed"
+    status = 409
+    default_cure = "Nothing to do: the newer upload is taken by itself."
+
+
+class UnknownBaseModel(CallerError):
+    code = "unknown_base_model"
+    status = 422
+    default_cure = "Import it first: dreamdrop import-base DIRECTORY --id ID."
+
+
+class InvalidBaseModel(CallerError):
+    code = "invalid_base_model"
+    status = 422
+    default_cure = "Import the base model again: dreamdrop import-base DIRECTORY --id ID."
+
+
+class OverBudget(CallerError):
+    code = "over_budget"
+    status = 422
+    default_cure = "Ask for fewer steps, or raise the training budget in the deployment's settings."
+
+
+class TrainingError(DreamdropError):
+    pass
+
+
+class OutOfMemory(TrainingError):
+    code = "out_of_memory"
+    retryable = True
+    default_cure = "Use method lora, a smaller resolution or batch_size 1, or a larger instance."
+
+
+class NoCapacity(TrainingError):
+    code = "no_capacity"
+    retryable = True
+    default_cure = "Add instance types to the ladder, ask AWS for quota, or upload the dataset again later."
+
+
+class TrainingKilled(TrainingError):
+    code = "training_killed"
+    retryable = True
+    default_cure = "Use an instance with more memory, or a smaller dataset."
+
+
+class TrainingTimedOut(TrainingError):
+    code = "time_limit"
+    default_cure = "Ask for fewer steps, or raise the training time limit in the deployment's settings."
+
+
+class TrainingStopped(TrainingError):
+    code = "training_stopped"
+    default_cure = "Somebody stopped the job. Change or add a file of the dataset to train again."
+
+
+class TrainingDiverged(TrainingError):
+    code = "training_diverged"
+    default_cure = "Use a lower learning_rate."
+
+
+class TrainingCrashed(TrainingError):
+    code = "training_crashed"
+    default_cure = "Read the log of the training job; if the dataset is sound, report a defect."
+
+
+class ModelRejected(TrainingError):
+    code = "model_rejected"
+    default_cure = "Train with other photos, fewer steps or a lower learning_rate; the previous version goes on serving."
+
+
+class ServiceError(DreamdropError):
+    pass
+
+
+class HostingFailed(ServiceError):
+    code = "hosting_failed"
+    default_cure = "Read the log of the endpoint; check the quota for the endpoint's instance type."
+
+
+class GenerationFailed(ServiceError):
+    code = "generation_failed"
+    default_cure = "Try again; if it persists, read the log of the endpoint."
+
+
+class GenerationExpired(ServiceError):
+    code = "generation_expired"
+    default_cure = "Ask again; the endpoint did not get to the request in time."
+
+
+class Interrupted(ServiceError):
+    code = "interrupted"
+    default_cure = "Change or add a file of the dataset to train again."
+
+
+class InternalError(ServiceError):
+    code = "internal_error"
+
+
+def _tree(root: type[DreamdropError]) -> list[type[DreamdropError]]:
+    return [root, *(leaf for child in root.__subclasses__() for leaf in _tree(child))]
+
+
+ERRORS_BY_CODE: dict[str, type[DreamdropError]] = {
+    error.code: error for error in _tree(DreamdropError) if "code" in vars(error)
+}
+
+_TEXT = re.compile(
+    rf"\b(?P<code>{'|'.join(map(re.escape, ERRORS_BY_CODE))}): (?P<cause>.*?)(?: Cure: (?P<cure>.*))?$", re.DOTALL
+)
+
+
+def parse_error(text: str) -> DreamdropError | None:
+    """Reads an error back from its text, also when it is wrapped or cut short. None if there is none in it."""
+    found = _TEXT.search(text)
+    if not found:
+        return None
+    cure = (found["cure"] or "").strip()
+    return ERRORS_BY_CODE[found["code"]](found["cause"].strip(), cure or None)

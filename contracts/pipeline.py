@@ -1,0 +1,191 @@
+"""What travels from state to state, in the order of the states: each model is what its state hands on.
+
+    (intake)      DatasetTaken      the execution's input
+    CheckDataset  DatasetChecked
+    PlanTraining  TrainingPlanned
+    Train         ModelTrained      by createTrainingJob.sync, no code of ours
+    JudgeModel    ModelJudged
+    PublishModel  VersionPublished
+    HostModel     VersionHosted     repeated until the endpoint is in service
+    TellReady     (end)
+    Recover       Recovery          after any failure: another attempt, or the end
+    TellFailed    (end)
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.errors import ErrorReport
+from contracts.training import TrainingProgress, TrainingRequest
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def plain(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+class TakenFile(_Payload):
+    path: str = Field(description="Relative to the dataset.")
+    etag: str
+    size: int
+
+
+class TakenManifest(_Payload):
+    """manifests/<subject>/<dataset>.json: exactly which objects were taken."""
+
+    subject: str
+    dataset_id: str
+    files: list[TakenFile]
+
+
+class DatasetTaken(_Payload):
+    subject: str
+    dataset_id: str = Field(description="First 12 hex digits of the sha256 over bucket, keys and ETags.")
+    run_id: str = Field(description="Also the execution's name and the correlation id.")
+
+
+class ImageFinding(_Payload):
+    path: str
+    format: str | None
+    width: int | None
+    height: int | None
+    problem: str | None = None
+
+
+class DatasetReport(_Payload):
+    """reports/<subject>/<dataset>.json: what the check found, for the person who dropped the photos."""
+
+    subject: str
+    dataset_id: str
+    accepted: bool
+    request: TrainingRequest | None
+    images: list[ImageFinding]
+    class_images: int
+    ignored: list[str] = Field(description="Files that are no part of a dataset; left out of the training.")
+    error: ErrorReport | None
+
+
+class DatasetChecked(DatasetTaken):
+    request: TrainingRequest
+    instance_images: int
+    class_images: int
+    ignored: list[str]
+
+
+class Quote(_Payload):
+    instance_type: str
+    steps: int
+    seconds: int = Field(description="Estimate of the billed seconds.")
+    dollars: float = Field(description="seconds x the hourly price of the instance type.")
+    limit_seconds: int = Field(description="MaxRuntimeInSeconds: the most that can be billed.")
+    limit_dollars: float
+
+
+class TrainingPlanned(DatasetChecked):
+    attempt: int = Field(ge=1)
+    ladder_rung: int = Field(ge=0, description="Index into the deployment's instance types.")
+    memory_tier: int = Field(ge=0, description="0: as asked. Each tier further saves memory for speed.")
+    version: str
+    job_name: str
+    quote: Quote
+    training_job: dict[str, Any] = Field(description="The CreateTrainingJob request, whole.")
+
+
+class ModelTrained(TrainingPlanned):
+    artifact_uri: str = Field(description="s3:// prefix of the model, as DescribeTrainingJob names it.")
+    billable_seconds: int | None = None
+
+
+class ModelJudged(ModelTrained):
+    artifact_prefix: str = Field(description="Key prefix in the data bucket; ends with a slash.")
+
+
+class VersionPublished(ModelJudged):
+    pass
+
+
+class VersionHosted(VersionPublished):
+    endpoint_name: str
+    endpoint_status: str = Field(description="As DescribeEndpoint says: Creating, Updating, InService, ...")
+
+
+class CaughtError(_Payload):
+    """$states.errorOutput of a Catch."""
+
+    Error: str
+    Cause: str = ""
+
+
+class FailedState(_Payload):
+    """Input of Recover: what the failed state was given, plus the error. Only the first three are certain."""
+
+    subject: str
+    dataset_id: str
+    run_id: str
+    error: CaughtError
+
+
+class Recovery(_Payload):
+    """What Recover decides. With retry the attempt fields of the plan are changed; else `failure` is set."""
+
+    retry: bool
+    subject: str
+    dataset_id: str
+    run_id: str
+    failure: ErrorReport | None = None
+
+
+Stage = Literal["taken", "checking", "planning", "training", "judging", "publishing", "hosting", "ready", "failed"]
+RunStatus = Literal["running", "succeeded", "failed"]
+
+
+class StageEntry(_Payload):
+    stage: Stage
+    at: datetime
+
+
+class Run(_Payload):
+    """One dataset on its way; a row of the table and a part of GET /v1/subjects/{subject}."""
+
+    id: str
+    dataset_id: str
+    status: RunStatus
+    stage: Stage
+    stages: list[StageEntry] = Field(description="When each stage was entered; a retry enters some again.")
+    version: str | None = None
+    attempt: int | None = None
+    quote: Quote | None = None
+    billable_seconds: int | None = None
+    ignored: list[str] = []
+    progress: TrainingProgress | None = None
+    error: ErrorReport | None = None
+
+
+class Subject(_Payload):
+    """An element of GET /v1/subjects; with `run` the answer of GET /v1/subjects/{subject}."""
+
+    subject: str
+    ready: bool = Field(description="Some version can be drawn now.")
+    version: str | None = Field(None, description="The version that is served.")
+    base_model: str | None = None
+    instance_prompt: str | None = None
+    status: RunStatus = Field(description="Of the newest run.")
+    updated_at: datetime
+    run: Run | None = None
+
+
+class SubjectEvent(_Payload):
+    """Message on the subject topic: a subject is ready, or a run failed."""
+
+    event: Literal["subject.ready", "subject.failed"]
+    subject: str
+    run_id: str
+    version: str | None = None
+    error: ErrorReport | None = None
+    link: str = Field(description="Path of the subject in the API.")

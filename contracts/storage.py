@@ -1,0 +1,139 @@
+"""Every S3 key and table key: built and parsed here only.
+
+The data bucket:
+
+    datasets/<subject>/...                              what the user drops (JumpStart's layout)
+    manifests/<subject>/<dataset>.json                  the keys and ETags that were taken
+    snapshots/<subject>/<dataset>/...                   the frozen, checked copy that training reads
+    reports/<subject>/<dataset>.json                    what the check found
+    base-models/<id>/...                                imported once, manifest.json with sha256 sums
+    checkpoints/<subject>/<version>/                    synchronised with the training container; progress.json
+    models/<subject>/<version>/<job>/output/model/...   written by SageMaker
+    models/<subject>/<version>/manifest.json            written last: the version exists once this does
+    inference/output/, inference/failure/               answers of the asynchronous endpoints
+    generations/<id>/image-<k>.<format>                 the pictures
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from contracts.errors import InvalidRequest, InvalidSubjectName
+
+DATASETS = "datasets/"
+DATASET_INFO = "dataset_info.json"
+CLASS_IMAGES = "class_data_dir/"
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+INFERENCE_OUTPUT = "inference/output"
+INFERENCE_FAILURE = "inference/failure"
+
+MAX_SUBJECT_LENGTH = 32
+SUBJECT_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+VERSION_PATTERN = r"^[a-f0-9]{12}-[0-9]{1,2}$"
+MAX_BASE_MODEL_LENGTH = 32
+BASE_MODEL_PATTERN = r"^[a-z0-9]+([-.][a-z0-9]+)*$"
+MAX_RESOURCE_PREFIX_LENGTH = 15
+RESOURCE_PREFIX_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+GENERATION_PATTERN = r"^[a-f0-9]{32}$"
+
+
+def check_subject(name: str) -> str:
+    """Returns the name; raises InvalidSubjectName."""
+    if len(name) > MAX_SUBJECT_LENGTH or not re.fullmatch(SUBJECT_PATTERN, name):
+        raise InvalidSubjectName(f"The subject name {name[:80]!r} is not usable.")
+    return name
+
+
+class DatasetKey(NamedTuple):
+    subject: str  # as dropped: not yet checked
+    file: str  # relative to the dataset; may hold slashes
+
+
+def parse_dataset_key(key: str) -> DatasetKey | None:
+    """datasets/<subject>/<file> -> its parts; None for anything else, folder markers included."""
+    if not key.startswith(DATASETS):
+        return None
+    subject, slash, file = key.removeprefix(DATASETS).partition("/")
+    return DatasetKey(subject, file) if slash and file and not file.endswith("/") else None
+
+
+def dataset_prefix(subject: str) -> str:
+    return f"{DATASETS}{subject}/"
+
+
+def taken_manifest_key(subject: str, dataset_id: str) -> str:
+    return f"manifests/{subject}/{dataset_id}.json"
+
+
+def snapshot_prefix(subject: str, dataset_id: str) -> str:
+    return f"snapshots/{subject}/{dataset_id}/"
+
+
+def report_key(subject: str, dataset_id: str) -> str:
+    return f"reports/{subject}/{dataset_id}.json"
+
+
+def base_model_prefix(base_model: str) -> str:
+    if len(base_model) > MAX_BASE_MODEL_LENGTH or not re.fullmatch(BASE_MODEL_PATTERN, base_model):
+        raise InvalidRequest(f"The base model id {base_model[:80]!r} is not usable.")
+    return f"base-models/{base_model}/"
+
+
+def checkpoint_prefix(subject: str, version: str) -> str:
+    return f"checkpoints/{subject}/{version}/"
+
+
+def progress_key(subject: str, version: str) -> str:
+    return checkpoint_prefix(subject, version) + PROGRESS
+
+
+def version_prefix(subject: str, version: str) -> str:
+    """Raises InvalidRequest for anything that was not made by `version_id`."""
+    if not re.fullmatch(VERSION_PATTERN, version):
+        raise InvalidRequest(f"The version {version[:80]!r} is not one of ours.")
+    return f"models/{check_subject(subject)}/{version}/"
+
+
+def version_manifest_key(subject: str, version: str) -> str:
+    return version_prefix(subject, version) + MANIFEST
+
+
+def image_key(generation_id: str, index: int, extension: str) -> str:
+    return f"generations/{generation_id}/image-{index}.{extension}"
+
+
+def version_id(dataset_id: str, attempt: int) -> str:
+    """One version an attempt: a retried job must have a new name and may leave half a model behind."""
+    return f"{dataset_id}-{attempt}"
+
+
+def run_id(subject: str, dataset_id: str) -> str:
+    """Also the execution's name: the same dataset cannot run twice."""
+    return f"{subject}-{dataset_id}"
+
+
+def training_job_name(resource_prefix: str, subject: str, version: str) -> str:
+    """At most 63 characters (CreateTrainingJob, TrainingJobName): 15 + 1 + 32 + 1 + 14."""
+    return f"{resource_prefix}-{subject}-{version}"
+
+
+class TableKey(NamedTuple):
+    pk: str
+    sk: str
+
+
+ALL_SUBJECTS = "SUBJECTS"
+
+
+def subject_item(subject: str) -> TableKey:
+    return TableKey(ALL_SUBJECTS, subject)
+
+
+def run_item(subject: str, run: str) -> TableKey:
+    return TableKey(f"SUBJECT#{subject}", f"RUN#{run}")
+
+
+def generation_item(generation_id: str) -> TableKey:
+    return TableKey(f"GENERATION#{generation_id}", "META")

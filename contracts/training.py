@@ -1,0 +1,240 @@
+"""What can be asked of a training: JumpStart's dataset_info.json and hyperparameters, and ours.
+
+SageMaker hands every hyperparameter over as text, some clients JSON-encode it once more (`"\\"200\\""`), tuners send
+`400.0` for an integer; all of these spellings are accepted, per value. See JumpStart's fine-tuning notebook and
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html (HyperParameters).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from contracts.errors import InvalidDatasetInfo
+
+MAX_PROMPT_CHARACTERS = 2000
+MAX_INSTANCE_IMAGES = 200
+MAX_CLASS_IMAGES = 1000
+MAX_IMAGE_BYTES = 50 * 1024 * 1024
+MAX_IMAGE_PIXELS = 80_000_000
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+
+# Keys that the SageMaker SDK and JumpStart put into the same map: ignored, never refused.
+FOREIGN_KEY_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
+
+LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+
+
+def _unquote(value: Any) -> Any:
+    """Strips one layer of JSON string quoting: '"200"' -> '200'."""
+    if isinstance(value, str) and len(value) >= 2 and value[0] == value[-1] == '"':
+        return json.loads(value)
+    return value
+
+
+def _flag(value: Any) -> Any:
+    value = _unquote(value)
+    if isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False, "": False}.get(value.strip().lower(), value)
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """'400.0' -> 400; anything that is not integral is left for pydantic to refuse."""
+    value = _unquote(value)
+    if isinstance(value, bool):
+        raise ValueError("a whole number is wanted, not true or false")
+    if isinstance(value, str | float):
+        number = float(value)
+        return int(number) if math.isfinite(number) and number.is_integer() else value
+    return value
+
+
+def _whole_or_none(value: Any) -> Any:
+    value = _unquote(value)
+    return None if value is None or value in ("None", "null", "") else _whole(value)
+
+
+def _real(value: Any) -> Any:
+    value = _unquote(value)
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not true or false")
+    return value
+
+
+def _real_or_none(value: Any) -> Any:
+    value = _unquote(value)
+    return None if value is None or value in ("None", "null", "") else _real(value)
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+WholeOrNone = Annotated[int | None, BeforeValidator(_whole_or_none)]
+Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
+RealOrNone = Annotated[float | None, BeforeValidator(_real_or_none)]
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+
+
+class Hyperparameters(BaseModel):
+    """JumpStart's names and defaults, and ours. Every field may come as text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # ours
+    method: Annotated[Literal["lora", "full"], BeforeValidator(_unquote)] = Field(
+        "lora", description="lora: megabytes a subject. full: every weight of the UNet, as JumpStart does."
+    )
+    resolution: WholeOrNone = Field(
+        None, ge=32, le=1024, multiple_of=8, description="Side in pixels; the base model's own when absent."
+    )
+    train_text_encoder: Flag = Field(False, description="Train the text encoder too (its LoRA with method lora).")
+    lora_rank: Whole = Field(16, ge=1, le=256)
+    lora_alpha: RealOrNone = Field(None, gt=0, description="Scale of the LoRA update; the rank when absent.")
+    mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_unquote)] = Field(
+        "auto", description="auto: bf16 where the GPU has it, fp16 on other GPUs, no on the CPU."
+    )
+    gradient_checkpointing: Flag = Field(False, description="Slower, less memory.")
+    save_steps: Whole = Field(200, ge=1, description="Steps between two checkpoints.")
+    lr_warmup_steps: Whole = Field(0, ge=0)
+    sample_batch_size: Whole = Field(4, ge=1, le=64, description="Class images generated at a time.")
+
+    # JumpStart's
+    with_prior_preservation: Flag = Field(False, description="Add the prior-preservation loss.")
+    num_class_images: Whole = Field(
+        100, ge=1, le=MAX_CLASS_IMAGES, description="Class images for prior preservation; the shortfall is generated."
+    )
+    prior_loss_weight: Real = Field(1.0, gt=0)
+    epochs: Whole = Field(20, ge=1, le=10_000, description="Passes over the images.")
+    max_steps: WholeOrNone = Field(None, ge=1, le=1_000_000, description="Steps in all; overrides epochs.")
+    batch_size: Whole = Field(1, ge=1, le=64)
+    learning_rate: RealOrNone = Field(None, gt=0, le=1, description="2e-6 for full and 1e-4 for lora when absent.")
+    center_crop: Flag = Field(False, description="Crop at the centre rather than at random.")
+    lr_scheduler: Annotated[LrScheduler, BeforeValidator(_unquote)] = "constant"
+    adam_weight_decay: Real = Field(1e-2, ge=0)
+    adam_beta1: Real = Field(0.9, ge=0, lt=1)
+    adam_beta2: Real = Field(0.999, ge=0, lt=1)
+    adam_epsilon: Real = Field(1e-8, gt=0)
+    gradient_accumulation_steps: Whole = Field(1, ge=1, le=1024)
+    max_grad_norm: Real = Field(1.0, gt=0)
+    seed: Whole = Field(0, ge=0, lt=2**32)
+    compute_fid: Flag = Field(False, description="Accepted for JumpStart's sake; only False is served so far.")
+
+    @field_validator("compute_fid")
+    @classmethod
+    def _no_fid_yet(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("FID is not computed; leave compute_fid at False")
+        return value
+
+    @property
+    def effective_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-4 if self.method == "lora" else 2e-6
+
+    def total_steps(self, instance_images: int) -> int:
+        """Optimiser steps: max_steps, or epochs x ceil(images / images a step)."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return self.epochs * math.ceil(instance_images / (self.batch_size * self.gradient_accumulation_steps))
+
+    @classmethod
+    def from_sagemaker(cls, values: dict[str, str]) -> Self:
+        """Reads hyperparameters.json. Raises pydantic.ValidationError naming the field and the allowed range."""
+        return cls.model_validate({k: v for k, v in values.items() if not k.startswith(FOREIGN_KEY_PREFIXES)})
+
+    def to_sagemaker(self) -> dict[str, str]:
+        """The map that CreateTrainingJob wants: text only, defaults included, None left out."""
+        return {name: str(value) for name, value in self.model_dump().items() if value is not None}
+
+
+class DatasetInfo(BaseModel):
+    """dataset_info.json at the top of a dataset: JumpStart's two fields, and optionally what to train and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instance_prompt: Prompt = Field(description="Names the subject by a rare word: a photo of sks dog.")
+    class_prompt: Prompt | None = Field(None, description="The same without the rare word: a photo of a dog.")
+    base_model: str | None = Field(None, max_length=32, description="Id of an imported base model.")
+    hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
+
+    @model_validator(mode="after")
+    def _prior_needs_a_class(self) -> Self:
+        if self.hyperparameters.with_prior_preservation and not self.class_prompt:
+            raise ValueError("with_prior_preservation needs a class_prompt")
+        return self
+
+    @classmethod
+    def parse(cls, content: bytes) -> Self:
+        """Raises InvalidDatasetInfo naming every field that is wrong."""
+        try:
+            values = json.loads(content.decode("utf-8-sig"))
+        except ValueError as error:
+            raise InvalidDatasetInfo(f"dataset_info.json is not JSON ({error}).") from error
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InvalidDatasetInfo(f"dataset_info.json: {describe(error)}.") from error
+
+    @classmethod
+    def from_subject_name(cls, subject: str) -> Self:
+        """For a dataset without dataset_info.json: red-panda -> 'a photo of sks red panda'."""
+        noun = subject.replace("-", " ")
+        return cls(instance_prompt=f"a photo of sks {noun}", class_prompt=f"a photo of a {noun}")
+
+
+class TrainingRequest(BaseModel):
+    """A checked dataset_info.json with nothing left to guess."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: str
+    base_model: str
+    instance_prompt: Prompt
+    class_prompt: Prompt | None
+    hyperparameters: Hyperparameters
+
+    def dataset_info(self) -> DatasetInfo:
+        """What the training container reads beside the images."""
+        return DatasetInfo(
+            instance_prompt=self.instance_prompt,
+            class_prompt=self.class_prompt,
+            base_model=self.base_model,
+            hyperparameters=self.hyperparameters,
+        )
+
+
+TrainingPhase = Literal["loading", "class_images", "encoding", "training", "sampling", "saving", "done"]
+
+
+class TrainingProgress(BaseModel):
+    """progress.json in the checkpoint folder: the one way out of a training job without a network."""
+
+    model_config = ConfigDict(frozen=True)
+
+    phase: TrainingPhase
+    step: int = Field(ge=0)
+    total_steps: int = Field(ge=1)
+    loss: float | None = Field(None, description="Mean of the last steps.")
+    seconds_per_step: float | None = None
+    eta_seconds: float | None = None
+    updated_at: datetime
+
+
+def describe(error: ValidationError) -> str:
+    """field.path: what is wrong (got value); ... for people."""
+
+    def one(item: Any) -> str:
+        path = ".".join(str(part) for part in item["loc"]) or "the document"
+        if item["type"] == "extra_forbidden":
+            return f"{path}: unknown field"
+        if item["type"] == "missing":
+            return f"{path}: missing"
+        shown = repr(item["input"])
+        return f"{path}: {item['msg']} (got {shown[:60] + '…' if len(shown) > 60 else shown})"
+
+    return "; ".join(one(item) for item in error.errors(include_url=False))

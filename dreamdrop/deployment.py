@@ -1,0 +1,78 @@
+"""Where a deployment of Dreamdrop is: in an AWS account or on this machine. The client needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+from pydantic import BaseModel, ConfigDict
+
+LOCAL_OUTPUTS = Path(".local/outputs.json")
+LOCAL_SECRET = "local"  # noqa: S105 - the local cloud knows no secrets
+
+# Names of the stacks' outputs -> fields below.
+STACK_OUTPUTS = {
+    "ApiUrl": "api_url",
+    "DataBucketName": "data_bucket",
+    "TableName": "table_name",
+    "StateMachineArn": "state_machine_arn",
+    "SubjectTopicArn": "subject_topic_arn",
+}
+
+
+class NoDeployment(Exception):
+    """There is nothing to talk to; the message says what to do."""
+
+
+class Deployment(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    region: str
+    api_url: str
+    data_bucket: str
+    table_name: str
+    state_machine_arn: str
+    subject_topic_arn: str
+    endpoint_url: str | None = None  # local only
+    account: str | None = None  # local only: also the access key
+
+    @classmethod
+    def from_outputs(cls, outputs: dict[str, str], **where: str) -> Self:
+        """`outputs`: the outputs of both stacks, by name."""
+        missing = sorted(STACK_OUTPUTS.keys() - outputs.keys())
+        if missing:
+            raise NoDeployment(f"The stacks lack the outputs {', '.join(missing)}; deploy this version again.")
+        return cls.model_validate({field: outputs[name] for name, field in STACK_OUTPUTS.items()} | where)
+
+    @classmethod
+    def local(cls, path: Path = LOCAL_OUTPUTS) -> Self:
+        """The local cloud that is up. Raises NoDeployment."""
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise NoDeployment("The local cloud is not up. Start it with: make up") from None
+
+    @classmethod
+    def in_account(cls, prefix: str, region: str | None) -> Self:
+        """The stacks <prefix>-data and <prefix>-service of the account behind the default credentials."""
+        session = boto3.Session(region_name=region)
+        cloudformation = session.client("cloudformation")
+        outputs: dict[str, str] = {}
+        for stack in (f"{prefix}-data", f"{prefix}-service"):
+            try:
+                described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
+            except cloudformation.exceptions.ClientError as error:
+                raise NoDeployment(f"No stack {stack} in {session.region_name}: {error}") from error
+            outputs |= {o["OutputKey"]: o["OutputValue"] for o in described.get("Outputs", [])}
+        return cls.from_outputs(outputs, region=session.region_name)
+
+    def session(self) -> boto3.Session:
+        if self.endpoint_url is None:
+            return boto3.Session(region_name=self.region)
+        return boto3.Session(
+            region_name=self.region, aws_access_key_id=self.account, aws_secret_access_key=LOCAL_SECRET
+        )
+
+    def client(self, service: str) -> Any:
+        return self.session().client(service, endpoint_url=self.endpoint_url)  # type: ignore[call-overload]
