@@ -76,6 +76,9 @@ class DatasetChecked(DatasetTaken):
     instance_images: int
     class_images: int
     ignored: list[str]
+    attempt: int = Field(1, ge=1, description="Which attempt is to be planned; Recover counts it up.")
+    ladder_rung: int = Field(0, ge=0, description="Index into the deployment's instance types.")
+    memory_tier: int = Field(0, ge=0, description="0: as asked. Each tier further saves memory for speed.")
 
 
 class Quote(_Payload):
@@ -88,9 +91,6 @@ class Quote(_Payload):
 
 
 class TrainingPlanned(DatasetChecked):
-    attempt: int = Field(ge=1)
-    ladder_rung: int = Field(ge=0, description="Index into the deployment's instance types.")
-    memory_tier: int = Field(ge=0, description="0: as asked. Each tier further saves memory for speed.")
     version: str
     job_name: str
     quote: Quote
@@ -122,23 +122,31 @@ class CaughtError(_Payload):
     Cause: str = ""
 
 
-class FailedState(_Payload):
-    """Input of Recover: what the failed state was given, plus the error. Only the first three are certain."""
+class FailedState(DatasetTaken):
+    """Input of Recover: what the failed state was given, plus the error. The rest depends on how far the run got."""
 
-    subject: str
-    dataset_id: str
-    run_id: str
     error: CaughtError
+    attempt: int = 1
+    ladder_rung: int = 0
+    memory_tier: int = 0
+    training_job: dict[str, Any] | None = None
+    artifact_uri: str | None = None
 
 
 class Recovery(_Payload):
-    """What Recover decides. With retry the attempt fields of the plan are changed; else `failure` is set."""
+    """What Recover decides, laid over the failed state's payload: the next attempt to plan, or the failure to tell."""
 
     retry: bool
-    subject: str
-    dataset_id: str
-    run_id: str
+    attempt: int | None = None
+    ladder_rung: int | None = None
+    memory_tier: int | None = None
     failure: ErrorReport | None = None
+
+
+class RunFailed(DatasetTaken):
+    """Input of TellFailed."""
+
+    failure: ErrorReport
 
 
 Stage = Literal["taken", "checking", "planning", "training", "judging", "publishing", "hosting", "ready", "failed"]

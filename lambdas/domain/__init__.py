@@ -1,0 +1,1 @@
+"""Pure decisions: no AWS client, no environment, no clock. Everything arrives as an argument."""

@@ -1,0 +1,86 @@
+"""What is in a dataset: JumpStart's layout, told apart from everything else that lies in the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from contracts.errors import EmptyDataset, InvalidFileName, TooManyImages
+from contracts.pipeline import TakenFile
+from contracts.storage import CLASS_IMAGES, DATASET_INFO
+from contracts.training import IMAGE_EXTENSIONS, MAX_CLASS_IMAGES, MAX_INSTANCE_IMAGES
+
+MAX_FILE_NAME = 255
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Layout:
+    info: TakenFile | None
+    instance_images: list[TakenFile]
+    class_images: list[TakenFile]
+    ignored: list[str]
+
+
+def names(paths: list[str]) -> str:
+    """'a.png', 'b.png' and 3 more"""
+    shown = ", ".join(repr(path) for path in paths[:SHOWN])
+    return shown if len(paths) <= SHOWN else f"{shown} and {len(paths) - SHOWN} more"
+
+
+def is_superseded(event_time: datetime, newest_upload: datetime) -> bool:
+    """True when something arrived after the upload that this event tells of: that one's own event follows.
+
+    S3 gives both times in whole seconds, hence the second of grace; two events of the same second both go on, and
+    meet in one execution name.
+    """
+    return newest_upload > event_time + timedelta(seconds=1)
+
+
+def dataset_id(bucket: str, subject: str, files: list[TakenFile]) -> str:
+    """12 hex digits that name exactly these contents: equal uploads train once."""
+    content = [bucket, subject, sorted((file.path, file.etag) for file in files)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def lay_out(files: list[TakenFile]) -> Layout:
+    """Raises InvalidFileName, EmptyDataset or TooManyImages."""
+    unsafe = [file.path for file in files if not _is_safe(file.path)]
+    if unsafe:
+        raise InvalidFileName(f"These file names are not usable: {names(unsafe)}.")
+    info = next((file for file in files if file.path == DATASET_INFO), None)
+    instance = [file for file in files if "/" not in file.path and _is_image(file.path)]
+    klass = [file for file in files if _is_class_image(file.path)]
+    used = {file.path for file in [*instance, *klass]} | {DATASET_INFO}
+    ignored = sorted(file.path for file in files if file.path not in used)
+    if not instance:
+        also = f" It holds only {names(ignored)}, which cannot be used." if ignored else ""
+        raise EmptyDataset(f"The dataset has no photo.{also}")
+    for kind, found, limit in (
+        ("photos", instance, MAX_INSTANCE_IMAGES),
+        ("class images", klass, MAX_CLASS_IMAGES),
+    ):
+        if len(found) > limit:
+            raise TooManyImages(f"The dataset has {len(found)} {kind}; at most {limit} can be used.")
+    return Layout(info, sorted(instance, key=_path), sorted(klass, key=_path), ignored)
+
+
+def _path(file: TakenFile) -> str:
+    return file.path
+
+
+def _is_safe(path: str) -> bool:
+    parts = path.split("/")
+    return all(part not in ("", ".", "..") and len(part) <= MAX_FILE_NAME and part.isprintable() for part in parts)
+
+
+def _is_image(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+
+
+def _is_class_image(path: str) -> bool:
+    inside = path.removeprefix(CLASS_IMAGES)
+    return inside != path and "/" not in inside and _is_image(path)

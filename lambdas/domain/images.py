@@ -1,0 +1,133 @@
+"""Judges a photo by its bytes, without decoding the pixels: what it is, how large, and whether it is whole.
+
+Header and structure are enough to stop a text file, a truncated upload or a decompression bomb before a GPU is paid
+for, and need no native library in the function. The training container decodes every picture before it loads a model.
+Formats: PNG (ISO 15948), JPEG (ITU T.81), WebP (Google's RIFF container specification).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from contracts.training import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = frozenset([0x01, *range(0xD0, 0xD8)])
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+
+
+class Unreadable(Exception):
+    """The bytes are no whole picture; the message says why."""
+
+
+class TooLarge(Exception):
+    """The picture would take too much memory; the message says how large it is."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    format: str
+    width: int
+    height: int
+
+
+def inspect(content: bytes) -> ImageFacts:
+    """Raises Unreadable or TooLarge."""
+    if len(content) > MAX_IMAGE_BYTES:
+        raise TooLarge(f"{len(content) // 2**20} MiB; at most {MAX_IMAGE_BYTES // 2**20} MiB")
+    facts = _read(content)
+    if facts.width * facts.height > MAX_IMAGE_PIXELS:
+        limit = MAX_IMAGE_PIXELS // 1_000_000
+        raise TooLarge(f"{facts.width}×{facts.height} pixels; at most {limit} million")
+    if facts.width < 1 or facts.height < 1:
+        raise Unreadable("it has no pixels")
+    return facts
+
+
+def _read(content: bytes) -> ImageFacts:
+    if content.startswith(PNG_SIGNATURE):
+        return _png(content)
+    if content.startswith(b"\xff\xd8\xff"):
+        return _jpeg(content)
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return _webp(content)
+    if not content:
+        raise Unreadable("the file is empty")
+    raise Unreadable("its content is neither PNG, JPEG nor WebP")
+
+
+def _png(content: bytes) -> ImageFacts:
+    width = height = 0
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, position)
+        body = content[position + 8 : position + 8 + length]
+        end = position + 12 + length
+        if end > len(content):
+            break
+        if zlib.crc32(kind + body) != struct.unpack_from(">I", content, end - 4)[0]:
+            raise Unreadable("the PNG is damaged (a checksum does not match)")
+        if kind == b"IHDR":
+            width, height = struct.unpack_from(">II", body)
+        if kind == b"IEND":
+            return ImageFacts("png", width, height)
+        position = end
+    raise Unreadable("the PNG is cut short")
+
+
+def _jpeg(content: bytes) -> ImageFacts:
+    width = height = 0
+    position = 2
+    while position + 2 <= len(content):
+        if content[position] != 0xFF:
+            raise Unreadable("the JPEG is damaged (a marker is missing)")
+        marker = content[position + 1]
+        position += 2
+        if marker == 0xFF:  # fill byte
+            position -= 1
+        elif marker == _END_OF_IMAGE:
+            if not width:
+                raise Unreadable("the JPEG holds no picture")
+            return ImageFacts("jpeg", width, height)
+        elif marker not in _WITHOUT_LENGTH:
+            if position + 2 > len(content):
+                break
+            (length,) = struct.unpack_from(">H", content, position)
+            if marker in _START_OF_FRAME and position + 7 <= len(content):
+                height, width = struct.unpack_from(">HH", content, position + 3)
+            position += length
+            if marker == _START_OF_SCAN:
+                position = _end_of_scan(content, position)
+    raise Unreadable("the JPEG is cut short")
+
+
+def _end_of_scan(content: bytes, position: int) -> int:
+    """Entropy-coded data ends at the first 0xFF that is followed by neither 0x00 nor a restart marker."""
+    while True:
+        position = content.find(b"\xff", position)
+        if position < 0 or position + 1 >= len(content):
+            return len(content)
+        if content[position + 1] != 0x00 and not 0xD0 <= content[position + 1] <= 0xD7:
+            return position
+        position += 2
+
+
+def _webp(content: bytes) -> ImageFacts:
+    (riff_size,) = struct.unpack_from("<I", content, 4)
+    if len(content) < riff_size + 8 or len(content) < 30:
+        raise Unreadable("the WebP is cut short")
+    kind = content[12:16]
+    if kind == b"VP8X":
+        width = 1 + int.from_bytes(content[24:27], "little")
+        height = 1 + int.from_bytes(content[27:30], "little")
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", content, 21)
+        width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", content, 26))
+    else:
+        raise Unreadable("the WebP is damaged (unknown first chunk)")
+    return ImageFacts("webp", width, height)

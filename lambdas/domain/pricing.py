@@ -1,0 +1,80 @@
+"""What a training will cost: an estimate before it starts, and the most that can be billed.
+
+Dollars an hour: SageMaker on-demand training, us-east-1, public price list, noted in November 2026 from memory of that
+list; other regions differ. Seconds a step and an image: upper estimates computed from FLOPs and memory traffic of the
+SD 2.1 UNet at 512 x 512, not measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from contracts.errors import OverBudget
+from contracts.pipeline import Quote
+from contracts.training import Hyperparameters
+
+START_SECONDS = 300  # instance, image and base model
+_REFERENCE_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Gpu:
+    full_step: float  # seconds, batch 1
+    lora_step: float
+    class_image: float  # seconds, 20 sampler steps
+
+
+T4 = Gpu(0.8, 0.35, 4.0)
+A10G = Gpu(0.3, 0.12, 1.2)
+L4 = Gpu(0.45, 0.18, 1.8)
+
+INSTANCES: dict[str, tuple[Gpu, float]] = {
+    "ml.g4dn.xlarge": (T4, 0.736),
+    "ml.g4dn.2xlarge": (T4, 0.94),
+    "ml.g5.xlarge": (A10G, 1.408),
+    "ml.g5.2xlarge": (A10G, 1.515),
+    "ml.g6.xlarge": (L4, 1.127),
+    "ml.g6.2xlarge": (L4, 1.222),
+}
+
+
+def dollars(instance_type: str, seconds: float) -> float:
+    return round(INSTANCES[instance_type][1] * seconds / 3600, 4)
+
+
+def quote(
+    wanted: Hyperparameters,
+    *,
+    instance_type: str,
+    instance_images: int,
+    class_images: int,
+    max_seconds: int,
+    budget_dollars: float,
+) -> Quote:
+    """The time limit is what the budget pays for. Raises OverBudget when the estimate exceeds it."""
+    gpu, hourly = INSTANCES[instance_type]
+    steps = wanted.total_steps(instance_images)
+    seconds = math.ceil(_estimate(gpu, wanted, steps, class_images))
+    limit = min(max_seconds, int(budget_dollars / hourly * 3600))
+    if seconds > limit:
+        raise OverBudget(
+            f"{steps} steps on {instance_type} take about {seconds} s (${dollars(instance_type, seconds):.2f}); "
+            f"the limit is {limit} s (${dollars(instance_type, limit):.2f})."
+        )
+    return Quote(
+        instance_type=instance_type,
+        steps=steps,
+        seconds=seconds,
+        dollars=dollars(instance_type, seconds),
+        limit_seconds=limit,
+        limit_dollars=dollars(instance_type, limit),
+    )
+
+
+def _estimate(gpu: Gpu, wanted: Hyperparameters, steps: int, class_images: int) -> float:
+    area = ((wanted.resolution or _REFERENCE_SIDE) / _REFERENCE_SIDE) ** 2
+    images_a_step = wanted.batch_size * wanted.gradient_accumulation_steps * (2 if wanted.with_prior_preservation else 1)
+    step = (gpu.lora_step if wanted.method == "lora" else gpu.full_step) * images_a_step
+    missing = max(0, wanted.num_class_images - class_images) if wanted.with_prior_preservation else 0
+    return START_SECONDS + area * (steps * step + missing * gpu.class_image)

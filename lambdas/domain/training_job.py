@@ -1,0 +1,56 @@
+"""The CreateTrainingJob request, whole.
+
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contracts.pipeline import DatasetChecked, Quote
+from contracts.storage import base_model_prefix, checkpoint_prefix, snapshot_prefix, version_prefix
+
+VOLUME_GIB = 50  # ignored on instances with local NVMe (g4dn, g5, g6)
+LOSS_METRIC = {"Name": "train-loss", "Regex": r"train_avg_loss=([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"}
+
+
+def training_job(
+    checked: DatasetChecked, quote: Quote, *, job_name: str, version: str, bucket: str, image: str, role_arn: str
+) -> dict[str, Any]:
+    """Network isolation is on: everything arrives and leaves through channels, model, checkpoints and logs."""
+    subject, request = checked.subject, checked.request
+    return {
+        "TrainingJobName": job_name,
+        "RoleArn": role_arn,
+        "AlgorithmSpecification": {
+            "TrainingImage": image,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": [LOSS_METRIC],
+        },
+        "HyperParameters": {**request.hyperparameters.to_sagemaker(), "memory_tier": str(checked.memory_tier)},
+        "InputDataConfig": [
+            _channel("training", f"s3://{bucket}/{snapshot_prefix(subject, checked.dataset_id)}"),
+            _channel("model", f"s3://{bucket}/{base_model_prefix(request.base_model)}"),
+        ],
+        "OutputDataConfig": {
+            "S3OutputPath": f"s3://{bucket}/{version_prefix(subject, version)}".rstrip("/"),
+            "CompressionType": "NONE",
+        },
+        "CheckpointConfig": {
+            "S3Uri": f"s3://{bucket}/{checkpoint_prefix(subject, version)}".rstrip("/"),
+            "LocalPath": "/opt/ml/checkpoints",
+        },
+        "ResourceConfig": {
+            "InstanceType": quote.instance_type,
+            "InstanceCount": 1,
+            "VolumeSizeInGB": VOLUME_GIB,
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": quote.limit_seconds},
+        "EnableNetworkIsolation": True,
+        "Tags": [{"Key": "dreamdrop:subject", "Value": subject}, {"Key": "dreamdrop:run", "Value": checked.run_id}],
+    }
+
+
+def _channel(name: str, uri: str) -> dict[str, Any]:
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": "File"}
