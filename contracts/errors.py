@@ -230,7 +230,9 @@ class TrainingCrashed(TrainingError):
 
 class ModelRejected(TrainingError):
     code = "model_rejected"
-    default_cure = "Train with other photos, fewer steps or a lower learning_rate; the previous version goes on serving."
+    default_cure = (
+        "Train with other photos, fewer steps or a lower learning_rate; the previous version goes on serving."
+    )
 
 
 class ServiceError(DreamdropError):

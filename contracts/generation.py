@@ -70,7 +70,9 @@ class PictureRequest(BaseModel):
 class GenerationRequest(PictureRequest):
     """Body of POST /v1/generations."""
 
-    subject: str = Field(pattern=SUBJECT_PATTERN, max_length=MAX_SUBJECT_LENGTH, description="Whom to draw; see GET /v1/subjects.")
+    subject: str = Field(
+        pattern=SUBJECT_PATTERN, max_length=MAX_SUBJECT_LENGTH, description="Whom to draw; see GET /v1/subjects."
+    )
 
 
 class InferencePayload(PictureRequest):

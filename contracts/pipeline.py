@@ -1,15 +1,15 @@
 """What travels from state to state, in the order of the states: each model is what its state hands on.
 
-    (intake)      DatasetTaken      the execution's input
-    CheckDataset  DatasetChecked
-    PlanTraining  TrainingPlanned
-    Train         ModelTrained      by createTrainingJob.sync, no code of ours
-    JudgeModel    ModelJudged
-    PublishModel  VersionPublished
-    HostModel     VersionHosted     repeated until the endpoint is in service
-    TellReady     (end)
-    Recover       Recovery          after any failure: another attempt, or the end
-    TellFailed    (end)
+(intake)      DatasetTaken      the execution's input
+CheckDataset  DatasetChecked
+PlanTraining  TrainingPlanned
+Train         ModelTrained      by createTrainingJob.sync, no code of ours
+JudgeModel    ModelJudged
+PublishModel  VersionPublished
+HostModel     VersionHosted     repeated until the endpoint is in service
+TellReady     (end)
+Recover       Recovery          after any failure: another attempt, or the end
+TellFailed    (end)
 """
 
 from __future__ import annotations
@@ -185,6 +185,7 @@ class Subject(_Payload):
     instance_prompt: str | None = None
     status: RunStatus = Field(description="Of the newest run.")
     updated_at: datetime
+    error: ErrorReport | None = Field(None, description="Set when the dataset could not even be taken.")
     run: Run | None = None
 
 

@@ -1,7 +1,7 @@
 """What a training will cost: an estimate before it starts, and the most that can be billed.
 
-Dollars an hour: SageMaker on-demand training, us-east-1, public price list, noted in November 2026 from memory of that
-list; other regions differ. Seconds a step and an image: upper estimates computed from FLOPs and memory traffic of the
+Dollars an hour: SageMaker on-demand training in us-east-1, indicative, not read from the price list at run time; other
+regions differ. Seconds a step and an image: upper estimates computed from FLOPs and memory traffic of the
 SD 2.1 UNet at 512 x 512, not measured.
 """
 
@@ -74,7 +74,9 @@ def quote(
 
 def _estimate(gpu: Gpu, wanted: Hyperparameters, steps: int, class_images: int) -> float:
     area = ((wanted.resolution or _REFERENCE_SIDE) / _REFERENCE_SIDE) ** 2
-    images_a_step = wanted.batch_size * wanted.gradient_accumulation_steps * (2 if wanted.with_prior_preservation else 1)
+    images_a_step = (
+        wanted.batch_size * wanted.gradient_accumulation_steps * (2 if wanted.with_prior_preservation else 1)
+    )
     step = (gpu.lora_step if wanted.method == "lora" else gpu.full_step) * images_a_step
     missing = max(0, wanted.num_class_images - class_images) if wanted.with_prior_preservation else 0
     return START_SECONDS + area * (steps * step + missing * gpu.class_image)

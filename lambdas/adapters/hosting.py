@@ -1,0 +1,88 @@
+"""SageMaker endpoints: made, changed, woken and asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from contracts.generation import INVOCATION_TIMEOUT_SECONDS, REQUEST_TTL_SECONDS
+from lambdas.adapters.clients import client, error_code
+from lambdas.domain.endpoints import VARIANT, EndpointPlan
+
+
+def describe(endpoint_name: str) -> dict[str, Any] | None:
+    """None when there is no such endpoint."""
+    try:
+        answer: dict[str, Any] = client("sagemaker").describe_endpoint(EndpointName=endpoint_name)
+    except ClientError as error:
+        if error_code(error) == "ValidationException" and "Could not find" in str(error):
+            return None
+        raise
+    return answer
+
+
+def create(plan: EndpointPlan) -> None:
+    _make_config(plan)
+    _unless_exists(client("sagemaker").create_endpoint, plan.endpoint())
+
+
+def update(plan: EndpointPlan) -> None:
+    """Blue/green: the old fleet serves until the new one is in service."""
+    _make_config(plan)
+    client("sagemaker").update_endpoint(**plan.endpoint())
+
+
+def delete(endpoint_name: str) -> None:
+    client("sagemaker").delete_endpoint(EndpointName=endpoint_name)
+
+
+def let_it_sleep(plan: EndpointPlan) -> None:
+    """Scaling between zero and the limit; safe to repeat."""
+    scaling = client("application-autoscaling")
+    scaling.register_scalable_target(**plan.target())
+    scaling.put_scaling_policy(**plan.backlog_policy())
+    wake_policy = scaling.put_scaling_policy(**plan.wake_policy())
+    client("cloudwatch").put_metric_alarm(**plan.wake_alarm(wake_policy["PolicyARN"]))
+
+
+def wake(endpoint_name: str) -> bool:
+    """Asks for one instance if there is none. False if it was awake."""
+    endpoint = describe(endpoint_name)
+    variants = (endpoint or {}).get("ProductionVariants", [])
+    asleep = [v for v in variants if v.get("DesiredInstanceCount") == 0]
+    if not asleep or endpoint is None or endpoint["EndpointStatus"] != "InService":
+        return False
+    client("sagemaker").update_endpoint_weights_and_capacities(
+        EndpointName=endpoint_name,
+        DesiredWeightsAndCapacities=[{"VariantName": VARIANT, "DesiredInstanceCount": 1}],
+    )
+    return True
+
+
+def submit(endpoint_name: str, generation_id: str, body: str, accept: str) -> None:
+    """The body travels inline: at most 128,000 bytes, which the longest request stays far below."""
+    client("sagemaker-runtime").invoke_endpoint_async(
+        EndpointName=endpoint_name,
+        InferenceId=generation_id,
+        ContentType="application/json",
+        Accept=accept,
+        Body=body,
+        RequestTTLSeconds=REQUEST_TTL_SECONDS,
+        InvocationTimeoutSeconds=INVOCATION_TIMEOUT_SECONDS,
+    )
+
+
+def _make_config(plan: EndpointPlan) -> None:
+    _unless_exists(client("sagemaker").create_model, plan.model())
+    _unless_exists(client("sagemaker").create_endpoint_config, plan.config())
+
+
+def _unless_exists(operation: Any, request: dict[str, Any]) -> None:
+    """The names hold a digest of the content, so what exists under a name is what would be made."""
+    try:
+        operation(**request)
+    except ClientError as error:
+        exists = error_code(error) == "ValidationException" and "already exist" in str(error)
+        if not exists and error_code(error) != "ResourceInUse":
+            raise

@@ -1,0 +1,212 @@
+"""The HTTP API: ask for pictures, fetch them, see the subjects."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+from aws_lambda_powertools.logging import correlation_paths
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import BotoCoreError, ClientError
+
+from contracts.environment import ApiEnvironment
+from contracts.errors import (
+    GenerationFailed,
+    IdempotencyConflict,
+    InvalidRequest,
+    SubjectNotReady,
+    Unauthenticated,
+    UnknownGeneration,
+    UnknownSubject,
+)
+from contracts.generation import Generation, GenerationRequest, Picture
+from contracts.pipeline import Subject
+from contracts.storage import GENERATION_PATTERN, progress_key
+from contracts.training import TrainingProgress
+from lambdas.adapters import hosting
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.data_bucket import DataBucket
+from lambdas.adapters.observability import logger, metrics, tracer
+from lambdas.adapters.table import Generations, Subjects
+from lambdas.api import errors
+from lambdas.domain import openapi
+from lambdas.domain.generations import ANSWER_TYPE, GenerationRow, id_of, owner_of
+
+PAGE = Path(__file__).resolve().parents[2] / "dreamdrop" / "web" / "index.html"
+MAX_IDEMPOTENCY_KEY = 128
+
+app = APIGatewayHttpResolver()
+errors.install(app)
+
+
+@app.post("/v1/generations")
+def draw() -> Response[str]:
+    owner = _owner()
+    request = _parse_body()
+    endpoint, version = _drawable(request.subject)
+    if request.seed is None:  # picked here, so that the picture can be asked for again
+        request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
+    row = GenerationRow(
+        id=_new_id(owner),
+        owner=owner,
+        status="queued",
+        subject=request.subject,
+        version=version,
+        request=request,
+        created_at=datetime.now(UTC),
+    )
+    generations = Generations(environment(ApiEnvironment).table_name)
+    if not generations.create(row):
+        row = _replayed(generations, row)
+    if not row.submitted and row.status == "queued":
+        row = _submit(generations, row, endpoint)
+    return _json(202, _view(row))
+
+
+@app.get("/v1/generations/<generation_id>")
+def fetch(generation_id: str) -> Response[str]:
+    owner = _owner()
+    known = re.fullmatch(GENERATION_PATTERN, generation_id)
+    row = Generations(environment(ApiEnvironment).table_name).get(generation_id) if known else None
+    if row is None or row.owner != owner:  # another owner's id is as good as none
+        raise UnknownGeneration(f"There is no generation {generation_id[:64]!r} of yours.")
+    return _json(200, _view(row.as_of(datetime.now(UTC))))
+
+
+@app.get("/v1/subjects")
+def subjects() -> dict[str, Any]:
+    _owner()
+    found = Subjects(environment(ApiEnvironment).table_name).all()
+    return {"subjects": [subject.plain() for subject in found]}
+
+
+@app.get("/v1/subjects/<name>")
+def subject(name: str) -> Response[str]:
+    _owner()
+    env = environment(ApiEnvironment)
+    found = Subjects(env.table_name).one(name)
+    if found is None:
+        raise UnknownSubject(f"There is no subject {name[:64]!r}.")
+    return _json(200, _with_progress(found, DataBucket(env.data_bucket)))
+
+
+@app.get("/v1/openapi.json")
+def schema() -> dict[str, Any]:
+    return openapi.document(f"https://{app.current_event.request_context.domain_name}")
+
+
+@app.get("/")
+def page() -> Response[str]:
+    return Response(status_code=200, content_type="text/html; charset=utf-8", body=PAGE.read_text(encoding="utf-8"))
+
+
+def _owner() -> str:
+    owner = owner_of(app.current_event.raw_event.get("requestContext", {}))
+    if owner is None:
+        raise Unauthenticated("The request names no authenticated caller.")
+    return owner
+
+
+def _parse_body() -> GenerationRequest:
+    try:
+        body = app.current_event.json_body
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON ({error}).") from error
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body is not a JSON object.")
+    return GenerationRequest.model_validate(body)
+
+
+def _drawable(name: str) -> tuple[str, str]:
+    table = Subjects(environment(ApiEnvironment).table_name)
+    drawable = table.endpoint_of(name)
+    if drawable:
+        return drawable
+    if table.one(name) is None:
+        raise UnknownSubject(f"There is no subject {name!r}.")
+    raise SubjectNotReady(f"The subject {name!r} has no version that can be drawn yet.")
+
+
+def _new_id(owner: str) -> str:
+    key = app.current_event.headers.get("idempotency-key")
+    if key is None:
+        return uuid.uuid4().hex
+    if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise InvalidRequest(f"Idempotency-Key: 1 to {MAX_IDEMPOTENCY_KEY} characters, not {len(key)}.")
+    return id_of(owner, key)
+
+
+def _replayed(generations: Generations, repeated: GenerationRow) -> GenerationRow:
+    """The first row of this id; the repetition must ask for the same. Raises IdempotencyConflict."""
+    first = generations.get(repeated.id)
+    asked = app.current_event.json_body
+    if first is None or GenerationRequest.model_validate({"seed": first.request.seed, **asked}) != first.request:
+        raise IdempotencyConflict("This Idempotency-Key was used for another request.")
+    return first
+
+
+def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> GenerationRow:
+    body = row.payload().model_dump_json(exclude_none=True)
+    try:
+        hosting.submit(endpoint, row.id, body, ANSWER_TYPE)
+    except (ClientError, BotoCoreError) as error:
+        logger.exception("the endpoint did not accept the request")
+        failed = GenerationFailed("The endpoint did not accept the request.")
+        generations.fail(row.id, datetime.now(UTC), failed.report)
+        raise failed from error
+    generations.mark_submitted(row.id)
+    metrics.add_metric(name="GenerationsAccepted", unit="Count", value=row.request.images)
+    try:
+        hosting.wake(endpoint)
+    except (ClientError, BotoCoreError):  # the alarm wakes it a minute later
+        logger.warning("waking failed", exc_info=True)
+    return row.model_copy(update={"submitted": True})
+
+
+def _view(row: GenerationRow) -> Generation:
+    env = environment(ApiEnvironment)
+    bucket = DataBucket(env.data_bucket)
+    prompts = [prompt for prompt in row.request.prompts for _ in range(row.request.num_images_per_prompt)]
+    return Generation(
+        id=row.id,
+        status=row.status,
+        subject=row.subject,
+        version=row.version,
+        request=row.request,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        images=[
+            Picture(url=bucket.link(key, env.url_lifetime_seconds), prompt=prompt, seed=seed)
+            for key, prompt, seed in zip(row.images, prompts, row.seeds, strict=False)
+        ],
+        timings=row.timings,
+        error=row.error,
+    )
+
+
+def _with_progress(found: Subject, bucket: DataBucket) -> Subject:
+    """While it trains, the container's progress file is the news."""
+    run = found.run
+    if run is None or run.version is None or run.status != "running":
+        return found
+    content = bucket.read(progress_key(found.subject, run.version))
+    if content is None:
+        return found
+    progress = TrainingProgress.model_validate_json(content)
+    return found.model_copy(update={"run": run.model_copy(update={"progress": progress})})
+
+
+def _json(status: int, model: Generation | Subject) -> Response[str]:
+    return Response(status_code=status, content_type="application/json", body=model.model_dump_json())
+
+
+@logger.inject_lambda_context(correlation_id_path=correlation_paths.API_GATEWAY_HTTP, clear_state=True)
+@tracer.capture_lambda_handler
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    return app.resolve(event, context)

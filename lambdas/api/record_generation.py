@@ -1,0 +1,70 @@
+"""Ends a generation: the endpoint's notice becomes pictures in the bucket and a row that says succeeded or failed."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from typing import Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from contracts.environment import StoreEnvironment
+from contracts.errors import GenerationFailed
+from contracts.generation import InferenceAnswer
+from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, image_key
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.data_bucket import DataBucket
+from lambdas.adapters.observability import logger, metrics, tracer
+from lambdas.adapters.table import Generations
+from lambdas.domain.generations import IMAGE_FORMAT, Notice, failure, timings
+
+processor = BatchProcessor(event_type=EventType.SQS)
+
+
+def record(message: SQSRecord) -> None:
+    env = environment(StoreEnvironment)
+    bucket, generations = DataBucket(env.data_bucket), Generations(env.table_name)
+    notice = Notice.model_validate_json(message.body)
+    logger.append_keys(correlation_id=notice.inferenceId)
+    if generations.get(notice.inferenceId) is None:
+        logger.info("not one of the API's generations: asked for at the endpoint itself")
+        return
+    finished_at = notice.eventTime or datetime.now(UTC)
+    answer = _read(bucket, notice.responseParameters.outputLocation, INFERENCE_OUTPUT)
+    if notice.invocationStatus == "Completed" and answer is not None:
+        _succeed(bucket, generations, notice, InferenceAnswer.model_validate_json(answer), finished_at)
+    else:
+        explanation = _read(bucket, notice.responseParameters.failureLocation, INFERENCE_FAILURE) or b""
+        report = failure([explanation.decode(errors="replace"), notice.failureReason or ""])
+        if generations.fail(notice.inferenceId, finished_at, report):
+            logger.warning("generation failed", extra={"report": report.model_dump()})
+            metrics.add_metric(name="GenerationsFailed", unit="Count", value=1)
+
+
+def _succeed(
+    bucket: DataBucket, generations: Generations, notice: Notice, answer: InferenceAnswer, finished_at: datetime
+) -> None:
+    if not answer.generated_images:
+        generations.fail(notice.inferenceId, finished_at, GenerationFailed("The endpoint made no picture.").report)
+        return
+    keys = [image_key(notice.inferenceId, index, IMAGE_FORMAT) for index in range(len(answer.generated_images))]
+    for key, image in zip(keys, answer.generated_images, strict=True):
+        bucket.write(key, base64.b64decode(image, validate=True), f"image/{IMAGE_FORMAT}")
+    spent = timings(notice.total_ms, answer.timings.load_ms, answer.timings.compute_ms)
+    if generations.succeed(notice.inferenceId, finished_at, keys, answer.seeds, spent):
+        metrics.add_metric(name="PicturesMade", unit="Count", value=len(keys))
+
+
+def _read(bucket: DataBucket, uri: str | None, prefix: str) -> bytes | None:
+    """Only answers of our own endpoints are read, wherever the notice points."""
+    key = bucket.key_of(uri) if uri else None
+    return bucket.read(key) if key and key.startswith(f"{prefix}/") else None
+
+
+@logger.inject_lambda_context(clear_state=True)
+@tracer.capture_lambda_handler
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> Any:
+    return process_partial_response(event=event, record_handler=record, processor=processor, context=context)

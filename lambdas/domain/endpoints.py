@@ -1,0 +1,151 @@
+"""The requests that make a shared asynchronous endpoint, and the policies that let it sleep.
+
+https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-invoke.html and async-inference-autoscale.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, base_model_prefix
+
+VARIANT = "shared"
+IDLE_SECONDS = 600
+BACKLOG_PER_INSTANCE = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointPlan:
+    """One endpoint a base model. The configuration's name holds a digest: a changed plan is a new configuration."""
+
+    prefix: str
+    base_model: str
+    base_model_checksum: str
+    bucket: str
+    image: str
+    role_arn: str
+    instance_type: str
+    max_instances: int
+    success_topic_arn: str
+    error_topic_arn: str
+
+    @property
+    def endpoint_name(self) -> str:
+        return f"{self.prefix}-{self.base_model.replace('.', '-')}"
+
+    @property
+    def config_name(self) -> str:
+        content = json.dumps(sorted(vars(self).items()))
+        return f"{self.endpoint_name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+    def model(self) -> dict[str, Any]:
+        source = {
+            "S3Uri": f"s3://{self.bucket}/{base_model_prefix(self.base_model)}",
+            "S3DataType": "S3Prefix",
+            "CompressionType": "None",
+        }
+        return {
+            "ModelName": self.config_name,
+            "ExecutionRoleArn": self.role_arn,
+            "PrimaryContainer": {
+                "Image": self.image,
+                "ModelDataSource": {"S3DataSource": source},
+                "Environment": {"DATA_BUCKET": self.bucket},
+            },
+        }
+
+    def config(self) -> dict[str, Any]:
+        variant = {
+            "VariantName": VARIANT,
+            "ModelName": self.config_name,
+            "InstanceType": self.instance_type,
+            "InitialInstanceCount": 1,
+            "ModelDataDownloadTimeoutInSeconds": 1800,
+            "ContainerStartupHealthCheckTimeoutInSeconds": 900,
+        }
+        return {
+            "EndpointConfigName": self.config_name,
+            "ProductionVariants": [variant],
+            "AsyncInferenceConfig": {
+                "OutputConfig": {
+                    "S3OutputPath": f"s3://{self.bucket}/{INFERENCE_OUTPUT}",
+                    "S3FailurePath": f"s3://{self.bucket}/{INFERENCE_FAILURE}",
+                    "NotificationConfig": {
+                        "SuccessTopic": self.success_topic_arn,
+                        "ErrorTopic": self.error_topic_arn,
+                    },
+                },
+                "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 1},
+            },
+        }
+
+    def endpoint(self) -> dict[str, Any]:
+        return {"EndpointName": self.endpoint_name, "EndpointConfigName": self.config_name}
+
+    # ---- scaling between zero and max_instances
+
+    @property
+    def scalable(self) -> dict[str, Any]:
+        return {
+            "ServiceNamespace": "sagemaker",
+            "ResourceId": f"endpoint/{self.endpoint_name}/variant/{VARIANT}",
+            "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+        }
+
+    def target(self) -> dict[str, Any]:
+        return {**self.scalable, "MinCapacity": 0, "MaxCapacity": self.max_instances}
+
+    def backlog_policy(self) -> dict[str, Any]:
+        """Follows the backlog, which counts running work too, so that scaling in never ends a picture."""
+        metric = {
+            "MetricName": "ApproximateBacklogSizePerInstance",
+            "Namespace": "AWS/SageMaker",
+            "Dimensions": [{"Name": "EndpointName", "Value": self.endpoint_name}],
+            "Statistic": "Average",
+        }
+        return {
+            **self.scalable,
+            "PolicyName": f"{self.endpoint_name}-backlog",
+            "PolicyType": "TargetTrackingScaling",
+            "TargetTrackingScalingPolicyConfiguration": {
+                "TargetValue": BACKLOG_PER_INSTANCE,
+                "CustomizedMetricSpecification": metric,
+                "ScaleInCooldown": IDLE_SECONDS,
+                "ScaleOutCooldown": 60,
+            },
+        }
+
+    def wake_policy(self) -> dict[str, Any]:
+        """Target tracking has no value at zero instances: this one takes the first step."""
+        step = {"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}
+        return {
+            **self.scalable,
+            "PolicyName": f"{self.endpoint_name}-wake",
+            "PolicyType": "StepScaling",
+            "StepScalingPolicyConfiguration": {
+                "AdjustmentType": "ChangeInCapacity",
+                "MetricAggregationType": "Average",
+                "Cooldown": 300,
+                "StepAdjustments": [step],
+            },
+        }
+
+    def wake_alarm(self, policy_arn: str) -> dict[str, Any]:
+        return {
+            "AlarmName": f"{self.endpoint_name}-wake",
+            "AlarmDescription": "Requests wait and no instance runs.",
+            "AlarmActions": [policy_arn],
+            "Namespace": "AWS/SageMaker",
+            "MetricName": "HasBacklogWithoutCapacity",
+            "Dimensions": [{"Name": "EndpointName", "Value": self.endpoint_name}],
+            "Statistic": "Average",
+            "Period": 60,
+            "EvaluationPeriods": 2,
+            "DatapointsToAlarm": 2,
+            "Threshold": 1,
+            "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+            "TreatMissingData": "missing",
+        }

@@ -1,0 +1,90 @@
+"""The OpenAPI document, generated from the models that validate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from contracts.errors import ERRORS_BY_CODE, CallerError, ErrorReport
+from contracts.generation import KEEP_GENERATIONS_DAYS, Generation, GenerationRequest
+from contracts.pipeline import Subject
+
+VERSION = "1"
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def document(server: str) -> dict[str, Any]:
+    """OpenAPI 3.1. `server`: the address of the API."""
+    _, schema = models_json_schema(
+        [(GenerationRequest, "validation"), (Generation, "serialization"), (Subject, "serialization"),
+         (ErrorReport, "serialization")],
+        ref_template=_REFERENCE,
+    )  # fmt: skip
+    error = {"type": "object", "properties": {"error": _ref(ErrorReport), "correlation_id": {"type": "string"}}}
+    subjects = {"type": "object", "properties": {"subjects": {"type": "array", "items": _ref(Subject)}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Dreamdrop", "version": VERSION, "description": "Draw your subjects anywhere."},
+        "servers": [{"url": server}],
+        "security": [{"sigv4": []}],
+        "paths": {
+            "/v1/generations": {"post": _draw()},
+            "/v1/generations/{id}": {"get": _get("One generation", _ref(Generation), "id")},
+            "/v1/subjects": {"get": _get("Every subject", subjects)},
+            "/v1/subjects/{subject}": {"get": _get("One subject and its newest run", _ref(Subject), "subject")},
+        },
+        "components": {
+            "schemas": {**schema["$defs"], "Error": error},
+            "securitySchemes": {
+                "sigv4": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "AWS SigV4"}
+            },
+        },
+    }
+
+
+def _ref(model: type) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
+
+
+def _answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _errors() -> dict[str, Any]:
+    codes: dict[int, list[str]] = {}
+    for code, error in ERRORS_BY_CODE.items():
+        if issubclass(error, CallerError):
+            codes.setdefault(error.status, []).append(code)
+    error_schema = {"$ref": "#/components/schemas/Error"}
+    return {
+        **{str(status): _answer(", ".join(names), error_schema) for status, names in sorted(codes.items())},
+        "500": _answer("internal_error: ours; quote the correlation id", error_schema),
+    }
+
+
+def _draw() -> dict[str, Any]:
+    return {
+        "summary": "Ask for pictures",
+        "description": f"Answers at once; the pictures follow. Kept {KEEP_GENERATIONS_DAYS} days.",
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string", "maxLength": 128},
+                "description": "A retry with the same key and body returns the same generation.",
+            }
+        ],
+        "requestBody": {"required": True, **_answer("What to draw", _ref(GenerationRequest))},
+        "responses": {"202": _answer("Accepted", _ref(Generation)), **_errors()},
+    }
+
+
+def _get(summary: str, schema: dict[str, Any], parameter: str | None = None) -> dict[str, Any]:
+    parameters = [{"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}]
+    return {
+        "summary": summary,
+        **({"parameters": parameters} if parameter else {}),
+        "responses": {"200": _answer(summary, schema), **_errors()},
+    }

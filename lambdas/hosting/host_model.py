@@ -1,0 +1,73 @@
+"""HostModel: makes the shared endpoint of the base model, or waits for it. Called until it is in service."""
+
+from __future__ import annotations
+
+from contracts.environment import HostEnvironment
+from contracts.errors import HostingFailed
+from contracts.pipeline import VersionHosted, VersionPublished
+from lambdas.adapters import hosting
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.data_bucket import DataBucket
+from lambdas.adapters.observability import logger
+from lambdas.adapters.table import Subjects
+from lambdas.domain.endpoints import EndpointPlan
+from lambdas.pipeline.state import state
+
+WAITED_FOR = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+
+
+class HostingRound(VersionPublished):
+    """A later round of the loop carries what the round before saw."""
+
+    endpoint_status: str | None = None
+
+
+@state(HostingRound)
+def handler(round_: HostingRound) -> VersionHosted:
+    env = environment(HostEnvironment)
+    subjects = Subjects(env.table_name)
+    first_round = round_.endpoint_status is None
+    if first_round:
+        subjects.enter(round_, "hosting")
+    plan = _plan(env, round_.request.base_model)
+    status = _ensure(plan, first_round)
+    if status == "InService":
+        hosting.let_it_sleep(plan)
+        subjects.host(round_.subject, plan.endpoint_name)
+    payload = round_.model_dump(exclude={"endpoint_status"})
+    return VersionHosted(**payload, endpoint_name=plan.endpoint_name, endpoint_status=status)
+
+
+def _plan(env: HostEnvironment, base_model: str) -> EndpointPlan:
+    return EndpointPlan(
+        prefix=env.resource_prefix,
+        base_model=base_model,
+        base_model_checksum=DataBucket(env.data_bucket).base_model(base_model).checksum,
+        bucket=env.data_bucket,
+        image=env.inference_image,
+        role_arn=env.inference_role_arn,
+        instance_type=env.inference_instance_type,
+        max_instances=env.inference_max_instances,
+        success_topic_arn=env.inference_success_topic_arn,
+        error_topic_arn=env.inference_error_topic_arn,
+    )
+
+
+def _ensure(plan: EndpointPlan, first_round: bool) -> str:
+    """The endpoint's status after doing the next thing that it needs. Raises HostingFailed."""
+    found = hosting.describe(plan.endpoint_name)
+    if found is None:
+        logger.info("creating the endpoint", extra={"endpoint": plan.endpoint_name})
+        hosting.create(plan)
+        return "Creating"
+    status = str(found["EndpointStatus"])
+    if status == "InService" and found["EndpointConfigName"] != plan.config_name:
+        logger.info("updating the endpoint", extra={"endpoint": plan.endpoint_name, "config": plan.config_name})
+        hosting.update(plan)
+        return "Updating"
+    if status == "Failed" and first_round:  # left over from an earlier run
+        hosting.delete(plan.endpoint_name)
+        return "Deleting"
+    if status != "InService" and status not in WAITED_FOR:
+        raise HostingFailed(f"The endpoint {plan.endpoint_name} is {status}: {found.get('FailureReason', 'no reason')}")
+    return status

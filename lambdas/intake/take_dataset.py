@@ -1,0 +1,73 @@
+"""Takes a dataset once nothing has arrived for a quiet period.
+
+Every "Object Created" event waits out the quiet period in the intake queue (the queue's delay). When it gets here,
+either something newer has arrived meanwhile, whose own event follows, or the dataset is at rest: its keys and ETags
+are frozen into a manifest whose hash names the execution. No timers and no state; a thousand deliveries train once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.parser import parse
+from aws_lambda_powertools.utilities.parser.models import S3EventNotificationEventBridgeModel
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from contracts.environment import IntakeEnvironment
+from contracts.errors import InvalidSubjectName
+from contracts.pipeline import DatasetTaken, SubjectEvent, TakenFile, TakenManifest
+from contracts.storage import check_subject, dataset_prefix, parse_dataset_key, run_id, taken_manifest_key
+from lambdas.adapters import events
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.data_bucket import DataBucket
+from lambdas.adapters.observability import logger, metrics, tracer
+from lambdas.adapters.table import Subjects
+from lambdas.domain.datasets import dataset_id, is_superseded
+
+processor = BatchProcessor(event_type=EventType.SQS)
+
+
+def take(record: SQSRecord) -> None:
+    event = parse(event=record.json_body, model=S3EventNotificationEventBridgeModel)
+    dropped = parse_dataset_key(event.detail.object.key)
+    if dropped is None:
+        return
+    env = environment(IntakeEnvironment)
+    subjects = Subjects(env.table_name)
+    try:
+        check_subject(dropped.subject)
+    except InvalidSubjectName as error:
+        _refuse(subjects, env.subject_topic_arn, dropped.subject, error)
+        return
+    bucket = DataBucket(env.data_bucket)
+    prefix = dataset_prefix(dropped.subject)
+    found = list(bucket.list(prefix))
+    if not found or is_superseded(event.time, max(item.modified for item in found)):
+        return
+    files = [TakenFile(path=item.key.removeprefix(prefix), etag=item.etag, size=item.size) for item in found]
+    dataset = dataset_id(env.data_bucket, dropped.subject, files)
+    run = run_id(dropped.subject, dataset)
+    manifest = TakenManifest(subject=dropped.subject, dataset_id=dataset, files=files)
+    bucket.write(taken_manifest_key(dropped.subject, dataset), manifest.model_dump_json().encode())
+    taken = DatasetTaken(subject=dropped.subject, dataset_id=dataset, run_id=run)
+    subjects.take(taken)
+    if events.start_execution(env.state_machine_arn, taken):
+        logger.info("dataset taken", extra={"correlation_id": run, "files": len(files)})
+        metrics.add_metric(name="DatasetsTaken", unit="Count", value=1)
+
+
+def _refuse(subjects: Subjects, topic_arn: str, subject: str, error: InvalidSubjectName) -> None:
+    if subjects.refuse(subject, error.report):
+        failed = SubjectEvent(
+            event="subject.failed", subject=subject, run_id="", error=error.report, link="/v1/subjects"
+        )
+        events.publish(topic_arn, failed)
+
+
+@logger.inject_lambda_context
+@tracer.capture_lambda_handler
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> Any:
+    return process_partial_response(event=event, record_handler=take, processor=processor, context=context)

@@ -1,0 +1,115 @@
+"""CheckDataset: every photo is judged, the request is validated, and the dataset is frozen into a snapshot.
+
+A bad dataset ends here, with a report beside it, and no GPU second is billed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from contracts.environment import CheckEnvironment
+from contracts.errors import DreamdropError, ImageTooLarge, InternalError, UnreadableImage
+from contracts.pipeline import DatasetChecked, DatasetReport, DatasetTaken, ImageFinding, TakenFile, TakenManifest
+from contracts.storage import DATASET_INFO, dataset_prefix, report_key, snapshot_prefix, taken_manifest_key
+from contracts.training import DatasetInfo, TrainingRequest
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.data_bucket import DataBucket
+from lambdas.adapters.table import Subjects
+from lambdas.domain.datasets import Layout, lay_out, names
+from lambdas.domain.images import TooLarge, Unreadable, inspect
+from lambdas.pipeline.state import state
+
+PARALLEL_READS = 8
+
+
+@state(DatasetTaken)
+def handler(taken: DatasetTaken) -> DatasetChecked:
+    env = environment(CheckEnvironment)
+    bucket = DataBucket(env.data_bucket)
+    Subjects(env.table_name).enter(taken, "checking")
+    content = bucket.read(taken_manifest_key(taken.subject, taken.dataset_id))
+    if content is None:
+        raise InternalError(f"The manifest of dataset {taken.dataset_id} is gone.")
+    report = DatasetReport(
+        subject=taken.subject,
+        dataset_id=taken.dataset_id,
+        accepted=False,
+        request=None,
+        images=[],
+        class_images=0,
+        ignored=[],
+        error=None,
+    )
+    try:
+        layout = lay_out(TakenManifest.model_validate_json(content).files)
+        report = report.model_copy(update={"ignored": layout.ignored, "class_images": len(layout.class_images)})
+        request = _request(bucket, taken.subject, layout, env.default_base_model)
+        report = report.model_copy(update={"request": request, "images": _judge(bucket, taken.subject, layout)})
+        _refuse_bad_images(report.images)
+        bucket.base_model(request.base_model)
+        _freeze(bucket, taken, layout, request)
+        report = report.model_copy(update={"accepted": True})
+    except DreamdropError as error:
+        report = report.model_copy(update={"error": error.report})
+        raise
+    finally:
+        bucket.write(report_key(taken.subject, taken.dataset_id), report.model_dump_json(indent=2).encode())
+    return DatasetChecked(
+        **taken.model_dump(),
+        request=request,
+        instance_images=len(layout.instance_images),
+        class_images=len(layout.class_images),
+        ignored=layout.ignored,
+    )
+
+
+def _request(bucket: DataBucket, subject: str, layout: Layout, default_base_model: str) -> TrainingRequest:
+    if layout.info is None:
+        info = DatasetInfo.from_subject_name(subject)
+    else:
+        info = DatasetInfo.parse(bucket.read_unchanged(dataset_prefix(subject) + DATASET_INFO, layout.info.etag))
+    return TrainingRequest(
+        subject=subject,
+        base_model=info.base_model or default_base_model,
+        instance_prompt=info.instance_prompt,
+        class_prompt=info.class_prompt,
+        hyperparameters=info.hyperparameters,
+    )
+
+
+def _judge(bucket: DataBucket, subject: str, layout: Layout) -> list[ImageFinding]:
+    def one(file: TakenFile) -> ImageFinding:
+        content = bucket.read_unchanged(dataset_prefix(subject) + file.path, file.etag)
+        try:
+            facts = inspect(content)
+        except (Unreadable, TooLarge) as error:
+            kind = "too large" if isinstance(error, TooLarge) else "unreadable"
+            return ImageFinding(path=file.path, format=None, width=None, height=None, problem=f"{kind}: {error}")
+        return ImageFinding(path=file.path, format=facts.format, width=facts.width, height=facts.height)
+
+    with ThreadPoolExecutor(PARALLEL_READS) as readers:
+        return list(readers.map(one, [*layout.instance_images, *layout.class_images]))
+
+
+def _refuse_bad_images(findings: Iterable[ImageFinding]) -> None:
+    problems = {finding.path: finding.problem for finding in findings if finding.problem}
+    large = [path for path, problem in problems.items() if problem.startswith("too large")]
+    unreadable = [path for path in problems if path not in large]
+    if unreadable:
+        raise UnreadableImage(f"{names(unreadable)} cannot be read: {problems[unreadable[0]].partition(': ')[2]}.")
+    if large:
+        raise ImageTooLarge(f"{names(large)}: {problems[large[0]].partition(': ')[2]}.")
+
+
+def _freeze(bucket: DataBucket, taken: DatasetTaken, layout: Layout, request: TrainingRequest) -> None:
+    """What is trained is what was checked, whatever happens to the dataset from now on."""
+    source, target = dataset_prefix(taken.subject), snapshot_prefix(taken.subject, taken.dataset_id)
+    with ThreadPoolExecutor(PARALLEL_READS) as copies:
+        done = [
+            copies.submit(bucket.copy_unchanged, source + file.path, file.etag, target + file.path)
+            for file in [*layout.instance_images, *layout.class_images]
+        ]
+        for copy in done:
+            copy.result()
+    bucket.write(target + DATASET_INFO, request.dataset_info().model_dump_json().encode())

@@ -1,0 +1,46 @@
+"""The safety net under the state machine: an execution that ended without telling (aborted, timed out, or broken
+in its own error handling) still ends its run as failed. Triggered by EventBridge."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from aws_lambda_powertools.utilities.parser import parse
+from aws_lambda_powertools.utilities.parser.models import EventBridgeModel
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import BaseModel
+
+from contracts.environment import TellEnvironment
+from contracts.errors import DreamdropError, InternalError, Interrupted
+from contracts.pipeline import DatasetTaken
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.observability import logger, metrics, tracer
+from lambdas.pipeline.ending import end_as_failed
+
+
+class ExecutionEnded(BaseModel):
+    """https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html"""
+
+    status: Literal["FAILED", "TIMED_OUT", "ABORTED"]
+    input: str | None = None
+    error: str | None = None
+
+
+def reason(ended: ExecutionEnded) -> DreamdropError:
+    if ended.status == "TIMED_OUT":
+        return Interrupted("The run took longer than the deployment allows.")
+    if ended.status == "ABORTED":
+        return Interrupted("The run was stopped from outside.")
+    if ended.error == "States.ServiceRestart":
+        return Interrupted("The local cloud was restarted while the run was going on.")
+    return InternalError(f"The run ended without a reason of its own ({ended.error}).")
+
+
+@logger.inject_lambda_context
+@tracer.capture_lambda_handler
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> None:
+    ended = ExecutionEnded.model_validate(parse(event=event, model=EventBridgeModel).detail)
+    taken = DatasetTaken.model_validate_json(ended.input or "{}")
+    logger.append_keys(correlation_id=taken.run_id)
+    end_as_failed(environment(TellEnvironment), taken, reason(ended).report)

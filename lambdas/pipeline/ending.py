@@ -1,0 +1,24 @@
+"""How a run ends badly: recorded once, told once."""
+
+from __future__ import annotations
+
+from contracts.environment import TellEnvironment
+from contracts.errors import ErrorReport
+from contracts.pipeline import DatasetTaken, SubjectEvent
+from lambdas.adapters import events
+from lambdas.adapters.observability import metrics
+from lambdas.adapters.table import Subjects
+
+
+def end_as_failed(env: TellEnvironment, taken: DatasetTaken, report: ErrorReport) -> SubjectEvent:
+    failed = SubjectEvent(
+        event="subject.failed",
+        subject=taken.subject,
+        run_id=taken.run_id,
+        error=report,
+        link=f"/v1/subjects/{taken.subject}",
+    )
+    if Subjects(env.table_name).fail(taken, report):
+        events.publish(env.subject_topic_arn, failed)
+        metrics.add_metric(name="RunsFailed", unit="Count", value=1)
+    return failed

@@ -1,0 +1,42 @@
+"""PlanTraining: instance, job name, price; the whole request to SageMaker. Over the budget it ends here."""
+
+from __future__ import annotations
+
+from contracts.environment import PlanEnvironment
+from contracts.pipeline import DatasetChecked, TrainingPlanned
+from contracts.storage import training_job_name, version_id
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.observability import logger
+from lambdas.adapters.table import Subjects
+from lambdas.domain.pricing import quote
+from lambdas.domain.training_job import training_job
+from lambdas.pipeline.state import state
+
+
+@state(DatasetChecked)
+def handler(checked: DatasetChecked) -> TrainingPlanned:
+    env = environment(PlanEnvironment)
+    subjects = Subjects(env.table_name)
+    subjects.enter(checked, "planning", attempt=checked.attempt, ignored=checked.ignored)
+    price = quote(
+        checked.request.hyperparameters,
+        instance_type=env.training_instance_types[checked.ladder_rung],
+        instance_images=checked.instance_images,
+        class_images=checked.class_images,
+        max_seconds=env.training_max_seconds,
+        budget_dollars=env.training_budget_dollars,
+    )
+    version = version_id(checked.dataset_id, checked.attempt)
+    job_name = training_job_name(env.resource_prefix, checked.subject, version)
+    job = training_job(
+        checked,
+        price,
+        job_name=job_name,
+        version=version,
+        bucket=env.data_bucket,
+        image=env.training_image,
+        role_arn=env.training_role_arn,
+    )
+    logger.info("planned", extra={"job": job_name, "quote": price.plain()})
+    subjects.enter(checked, "training", version=version, quote=price.model_dump_json())
+    return TrainingPlanned(**checked.model_dump(), version=version, job_name=job_name, quote=price, training_job=job)

@@ -1,0 +1,27 @@
+"""TellReady: the subject can be drawn."""
+
+from __future__ import annotations
+
+from contracts.environment import TellEnvironment
+from contracts.pipeline import SubjectEvent, VersionHosted
+from lambdas.adapters import events
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.observability import metrics
+from lambdas.adapters.table import Subjects
+from lambdas.pipeline.state import state
+
+
+@state(VersionHosted)
+def handler(hosted: VersionHosted) -> SubjectEvent:
+    env = environment(TellEnvironment)
+    ready = SubjectEvent(
+        event="subject.ready",
+        subject=hosted.subject,
+        run_id=hosted.run_id,
+        version=hosted.version,
+        link=f"/v1/subjects/{hosted.subject}",
+    )
+    if Subjects(env.table_name).succeed(hosted):
+        events.publish(env.subject_topic_arn, ready)
+        metrics.add_metric(name="SubjectsReady", unit="Count", value=1)
+    return ready
