@@ -22,6 +22,13 @@ from typing import NamedTuple
 from contracts.errors import InvalidRequest, InvalidSubjectName
 
 DATASETS = "datasets/"
+MANIFESTS = "manifests/"
+SNAPSHOTS = "snapshots/"
+REPORTS = "reports/"
+BASE_MODELS = "base-models/"
+CHECKPOINTS = "checkpoints/"
+MODELS = "models/"
+GENERATIONS = "generations/"
 DATASET_INFO = "dataset_info.json"
 CLASS_IMAGES = "class_data_dir/"
 MANIFEST = "manifest.json"
@@ -34,7 +41,7 @@ SUBJECT_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 VERSION_PATTERN = r"^[a-f0-9]{12}-[0-9]{1,2}$"
 MAX_BASE_MODEL_LENGTH = 32
 BASE_MODEL_PATTERN = r"^[a-z0-9]+([-.][a-z0-9]+)*$"
-MAX_RESOURCE_PREFIX_LENGTH = 15
+MAX_RESOURCE_PREFIX_LENGTH = 14
 RESOURCE_PREFIX_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 GENERATION_PATTERN = r"^[a-f0-9]{32}$"
 
@@ -64,25 +71,25 @@ def dataset_prefix(subject: str) -> str:
 
 
 def taken_manifest_key(subject: str, dataset_id: str) -> str:
-    return f"manifests/{subject}/{dataset_id}.json"
+    return f"{MANIFESTS}{subject}/{dataset_id}.json"
 
 
 def snapshot_prefix(subject: str, dataset_id: str) -> str:
-    return f"snapshots/{subject}/{dataset_id}/"
+    return f"{SNAPSHOTS}{subject}/{dataset_id}/"
 
 
 def report_key(subject: str, dataset_id: str) -> str:
-    return f"reports/{subject}/{dataset_id}.json"
+    return f"{REPORTS}{subject}/{dataset_id}.json"
 
 
 def base_model_prefix(base_model: str) -> str:
     if len(base_model) > MAX_BASE_MODEL_LENGTH or not re.fullmatch(BASE_MODEL_PATTERN, base_model):
         raise InvalidRequest(f"The base model id {base_model[:80]!r} is not usable.")
-    return f"base-models/{base_model}/"
+    return f"{BASE_MODELS}{base_model}/"
 
 
 def checkpoint_prefix(subject: str, version: str) -> str:
-    return f"checkpoints/{subject}/{version}/"
+    return f"{CHECKPOINTS}{subject}/{version}/"
 
 
 def progress_key(subject: str, version: str) -> str:
@@ -93,7 +100,7 @@ def version_prefix(subject: str, version: str) -> str:
     """Raises InvalidRequest for anything that was not made by `version_id`."""
     if not re.fullmatch(VERSION_PATTERN, version):
         raise InvalidRequest(f"The version {version[:80]!r} is not one of ours.")
-    return f"models/{check_subject(subject)}/{version}/"
+    return f"{MODELS}{check_subject(subject)}/{version}/"
 
 
 def version_manifest_key(subject: str, version: str) -> str:
@@ -101,7 +108,7 @@ def version_manifest_key(subject: str, version: str) -> str:
 
 
 def image_key(generation_id: str, index: int, extension: str) -> str:
-    return f"generations/{generation_id}/image-{index}.{extension}"
+    return f"{GENERATIONS}{generation_id}/image-{index}.{extension}"
 
 
 def version_id(dataset_id: str, attempt: int) -> str:
@@ -115,7 +122,7 @@ def run_id(subject: str, dataset_id: str) -> str:
 
 
 def training_job_name(resource_prefix: str, subject: str, version: str) -> str:
-    """At most 63 characters (CreateTrainingJob, TrainingJobName): 15 + 1 + 32 + 1 + 14."""
+    """At most 63 characters (CreateTrainingJob, TrainingJobName): 14 + 1 + 32 + 1 + 15."""
     return f"{resource_prefix}-{subject}-{version}"
 
 

@@ -23,10 +23,10 @@ from lambdas.domain.generations import IMAGE_FORMAT, Notice, failure, timings
 processor = BatchProcessor(event_type=EventType.SQS)
 
 
-def record(message: SQSRecord) -> None:
+def end(record: SQSRecord) -> None:
     env = environment(StoreEnvironment)
     bucket, generations = DataBucket(env.data_bucket), Generations(env.table_name)
-    notice = Notice.model_validate_json(message.body)
+    notice = Notice.model_validate_json(record.body)
     logger.append_keys(correlation_id=notice.inferenceId)
     if generations.get(notice.inferenceId) is None:
         logger.info("not one of the API's generations: asked for at the endpoint itself")
@@ -67,4 +67,4 @@ def _read(bucket: DataBucket, uri: str | None, prefix: str) -> bytes | None:
 @tracer.capture_lambda_handler
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> Any:
-    return process_partial_response(event=event, record_handler=record, processor=processor, context=context)
+    return process_partial_response(event=event, record_handler=end, processor=processor, context=context)

@@ -52,8 +52,9 @@ def take(record: SQSRecord) -> None:
     manifest = TakenManifest(subject=dropped.subject, dataset_id=dataset, files=files)
     bucket.write(taken_manifest_key(dropped.subject, dataset), manifest.model_dump_json().encode())
     taken = DatasetTaken(subject=dropped.subject, dataset_id=dataset, run_id=run)
-    subjects.take(taken)
-    if events.start_execution(env.state_machine_arn, taken):
+    first_delivery = subjects.take(taken)
+    events.start_execution(env.state_machine_arn, taken)
+    if first_delivery:
         logger.info("dataset taken", extra={"correlation_id": run, "files": len(files)})
         metrics.add_metric(name="DatasetsTaken", unit="Count", value=1)
 

@@ -1,0 +1,132 @@
+"""The functions against moto: S3, DynamoDB, SNS, Step Functions and SageMaker in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from moto import mock_aws
+from PIL import Image
+
+from contracts.artifact import BaseModelManifest
+from contracts.storage import MANIFEST, base_model_prefix, dataset_prefix
+from lambdas.adapters import clients, configuration
+
+REGION = "us-east-1"
+BUCKET = "photos"
+TABLE = "rows"
+ACCOUNT = "123456789012"
+
+
+@dataclass
+class Account:
+    """An AWS account with what the two stacks make in it."""
+
+    s3: Any
+    state_machine_arn: str
+    topic_arn: str
+
+    def put(self, key: str, content: bytes) -> None:
+        self.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
+
+    def get(self, key: str) -> bytes:
+        content: bytes = self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        return content
+
+    def keys(self, prefix: str = "") -> list[str]:
+        listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
+        return [item["Key"] for item in listed.get("Contents", [])]
+
+    def drop(self, subject: str, files: dict[str, bytes]) -> None:
+        for path, content in files.items():
+            self.put(dataset_prefix(subject) + path, content)
+
+    def executions(self) -> list[dict[str, Any]]:
+        listed = clients.client("stepfunctions").list_executions(stateMachineArn=self.state_machine_arn)
+        executions: list[dict[str, Any]] = listed["executions"]
+        return executions
+
+
+@dataclass
+class Context:
+    """What a Lambda handler gets beside its event."""
+
+    function_name: str = "test"
+    memory_limit_in_mb: int = 128
+    invoked_function_arn: str = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:test"
+    aws_request_id: str = "request-1"
+
+
+@pytest.fixture
+def context() -> Context:
+    return Context()
+
+
+def photo(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (64, 64)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+    for name, value in {
+        "AWS_DEFAULT_REGION": REGION, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "POWERTOOLS_TRACE_DISABLED": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        made = _furnish()
+        for name, value in _variables(made).items():
+            monkeypatch.setenv(name, value)
+        yield made
+    configuration._parsed.cache_clear()
+
+
+def _furnish() -> Account:
+    s3 = clients.client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    clients.client("dynamodb").create_table(
+        TableName=TABLE,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+    )
+    machine = clients.client("stepfunctions").create_state_machine(
+        name="machine",
+        roleArn=f"arn:aws:iam::{ACCOUNT}:role/machine",
+        definition=json.dumps({"StartAt": "End", "States": {"End": {"Type": "Succeed"}}}),
+    )
+    topic = clients.client("sns").create_topic(Name="subjects")
+    base = BaseModelManifest(id="tiny", files=[], checksum="c" * 64, resolution=64, source="test", licence="test")
+    made = Account(s3, machine["stateMachineArn"], topic["TopicArn"])
+    made.put(base_model_prefix("tiny") + MANIFEST, base.model_dump_json().encode())
+    return made
+
+
+def _variables(account: Account) -> dict[str, str]:
+    return {
+        "DATA_BUCKET": BUCKET,
+        "TABLE_NAME": TABLE,
+        "STATE_MACHINE_ARN": account.state_machine_arn,
+        "SUBJECT_TOPIC_ARN": account.topic_arn,
+        "DEFAULT_BASE_MODEL": "tiny",
+        "RESOURCE_PREFIX": "dreamdrop",
+        "TRAINING_IMAGE": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/training:1",
+        "TRAINING_ROLE_ARN": f"arn:aws:iam::{ACCOUNT}:role/training",
+        "TRAINING_INSTANCE_TYPES": "ml.g5.xlarge,ml.g4dn.xlarge",
+        "TRAINING_MAX_SECONDS": "10800",
+        "TRAINING_BUDGET_DOLLARS": "5.0",
+        "INFERENCE_IMAGE": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/inference:1",
+        "INFERENCE_ROLE_ARN": f"arn:aws:iam::{ACCOUNT}:role/inference",
+        "INFERENCE_INSTANCE_TYPE": "ml.g4dn.xlarge",
+        "INFERENCE_MAX_INSTANCES": "1",
+        "INFERENCE_SUCCESS_TOPIC_ARN": account.topic_arn,
+        "INFERENCE_ERROR_TOPIC_ARN": account.topic_arn,
+        "URL_LIFETIME_SECONDS": "3600",
+    }

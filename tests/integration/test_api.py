@@ -1,0 +1,345 @@
+"""The HTTP API and the end of a generation, against moto; the endpoint itself is recorded, not run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from contracts.generation import Generation, InferenceAnswer, InferencePayload, InferenceTimings
+from contracts.pipeline import DatasetTaken, Subject
+from contracts.storage import progress_key
+from contracts.training import TrainingProgress
+from lambdas.adapters import hosting
+from lambdas.adapters.table import Generations, Subjects
+from lambdas.api import app, record_generation
+from tests.integration.conftest import BUCKET, TABLE, Account, Context, photo
+
+VERSION = "0123456789ab-1"
+ARTIST = "arn:aws:iam::123456789012:user/artist"
+
+
+class Endpoint:
+    """Stands where SageMaker's endpoint stands: remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, str]] = []
+        self.woken: list[str] = []
+        self.refuses = False
+
+    def submit(self, endpoint_name: str, generation_id: str, body: str, accept: str) -> None:
+        if self.refuses:
+            raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow down"}}, "InvokeEndpointAsync")
+        self.requests.append((endpoint_name, generation_id, body))
+
+    def wake(self, endpoint_name: str) -> bool:
+        self.woken.append(endpoint_name)
+        return True
+
+
+@pytest.fixture
+def endpoint(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    made = Endpoint()
+    monkeypatch.setattr(hosting, "submit", made.submit)
+    monkeypatch.setattr(hosting, "wake", made.wake)
+    subjects = Subjects(TABLE)
+    run = DatasetTaken(subject="dog", dataset_id="0123456789ab", run_id="dog-0123456789ab")
+    subjects.take(run)
+    subjects.enter(run, "training", version=VERSION)
+    subjects.promote(run, VERSION, "tiny", "a photo of sks dog")
+    subjects.host("dog", "dreamdrop-tiny")
+    yield made
+
+
+class Api:
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def call(
+        self, method: str, path: str, body: Any = None, owner: str | None = ARTIST, **headers: str
+    ) -> tuple[int, Any]:
+        authorizer = {"authorizer": {"iam": {"userArn": owner}}} if owner else {}
+        event = {
+            "version": "2.0", "routeKey": "$default", "rawPath": path, "rawQueryString": "", "headers": headers,
+            "requestContext": {"http": {"method": method, "path": path}, "requestId": "r-1", "stage": "$default",
+                               "domainName": "api.example", **authorizer},
+            "body": body if isinstance(body, str) or body is None else json.dumps(body), "isBase64Encoded": False,
+        }  # fmt: skip
+        answer = app.handler(event, self.context)
+        content = answer["body"]
+        return answer["statusCode"], json.loads(content) if content.startswith("{") else content
+
+    def draw(self, body: Any, **more: Any) -> tuple[int, Any]:
+        return self.call("POST", "/v1/generations", body, **more)
+
+
+@pytest.fixture
+def api(context: Context) -> Api:
+    return Api(context)
+
+
+ASK = {"subject": "dog", "prompt": "a photo of sks dog on the moon", "seed": 7, "num_images_per_prompt": 2}
+
+
+def notice(generation_id: str, **more: Any) -> dict[str, Any]:
+    message = {
+        "awsRegion": "us-east-1", "eventName": "InferenceResult", "eventSource": "aws:sagemaker", "eventVersion": "1.0",
+        "receivedTime": "2026-01-01T00:00:00.000Z", "eventTime": "2026-01-01T00:00:05.000Z", "inferenceId": generation_id,
+        "invocationStatus": "Completed", "requestParameters": {"endpointName": "dreamdrop-tiny"}, **more,
+    }  # fmt: skip
+    return {
+        "messageId": "m-1", "receiptHandle": "h", "body": json.dumps(message), "attributes": {},
+        "messageAttributes": {}, "md5OfBody": "", "eventSource": "aws:sqs", "eventSourceARN": "a", "awsRegion": "r",
+    }  # fmt: skip
+
+
+def finish(account: Account, context: Context, generation_id: str, seeds: list[int]) -> None:
+    images = [base64.b64encode(photo()).decode() for _ in seeds]
+    answer = InferenceAnswer(
+        generated_images=images, prompt="p", seeds=seeds, timings=InferenceTimings(load_ms=1000, compute_ms=2500)
+    )
+    account.put("inference/output/x.out", answer.model_dump_json().encode())
+    location = {"responseParameters": {"outputLocation": f"s3://{BUCKET}/inference/output/x.out"}}
+    assert record_generation.handler({"Records": [notice(generation_id, **location)]}, context) == {
+        "batchItemFailures": []
+    }
+
+
+def test_a_prompt_becomes_pictures(account: Account, context: Context, endpoint: Endpoint, api: Api) -> None:
+    status, accepted = api.draw(ASK)
+    assert status == 202
+    assert accepted["status"] == "queued"
+    name, generation_id, body = endpoint.requests[0]
+    assert (name, generation_id) == ("dreamdrop-tiny", accepted["id"])
+    payload = InferencePayload.model_validate_json(body)
+    assert (payload.subject, payload.version, payload.seed) == ("dog", VERSION, 7)
+    assert endpoint.woken == ["dreamdrop-tiny"]
+
+    finish(account, context, generation_id, [7, 8])
+    status, content = api.call("GET", f"/v1/generations/{generation_id}")
+    done = Generation.model_validate(content)
+    assert (status, done.status, [picture.seed for picture in done.images]) == (200, "succeeded", [7, 8])
+    assert (done.timings.queued_ms, done.timings.load_ms, done.timings.compute_ms) == (1500, 1000, 2500)
+    key = f"generations/{generation_id}/image-1.png"
+    assert key in done.images[1].url
+    assert account.get(key) == photo()
+
+
+def test_every_field_of_the_request_reaches_the_container(endpoint: Endpoint, api: Api) -> None:
+    asked = {
+        "subject": "dog", "prompt": ["a", "b"], "negative_prompt": ["c", "d"], "width": 64, "height": 72, "seed": 3,
+        "num_images_per_prompt": 2, "num_inference_steps": 9, "guidance_scale": 3.5, "scheduler": "euler_a",
+    }  # fmt: skip
+    assert api.draw(asked)[0] == 202
+    assert json.loads(endpoint.requests[0][2]) == asked | {"version": VERSION}
+
+
+def test_a_seed_is_picked_and_told_when_none_is_given(endpoint: Endpoint, api: Api) -> None:
+    _, one = api.draw({"subject": "dog", "prompt": "p"})
+    _, two = api.draw({"subject": "dog", "prompt": "p"})
+    assert one["request"]["seed"] != two["request"]["seed"]
+
+
+def test_the_same_key_gives_the_same_generation_and_asks_once(endpoint: Endpoint, api: Api) -> None:
+    unseeded = {key: value for key, value in ASK.items() if key != "seed"}
+    answers = [api.draw(unseeded, **{"idempotency-key": "k-1"})[1] for _ in range(3)]
+    assert len({answer["id"] for answer in answers}) == 1
+    assert len({answer["request"]["seed"] for answer in answers}) == 1
+    assert len(endpoint.requests) == 1
+
+
+def test_the_same_key_for_another_request_is_a_conflict(endpoint: Endpoint, api: Api) -> None:
+    api.draw(ASK, **{"idempotency-key": "k-1"})
+    status, body = api.draw(ASK | {"prompt": "other"}, **{"idempotency-key": "k-1"})
+    assert (status, body["error"]["code"]) == (409, "idempotency_conflict")
+
+
+def test_the_same_key_of_another_owner_is_another_generation(endpoint: Endpoint, api: Api) -> None:
+    mine = api.draw(ASK, **{"idempotency-key": "k-1"})[1]["id"]
+    theirs = api.draw(ASK, owner=ARTIST + "2", **{"idempotency-key": "k-1"})[1]["id"]
+    assert mine != theirs
+
+
+def test_another_owners_generation_does_not_exist(endpoint: Endpoint, api: Api) -> None:
+    mine = api.draw(ASK)[1]["id"]
+    status, body = api.call("GET", f"/v1/generations/{mine}", owner=ARTIST + "2")
+    assert (status, body["error"]["code"]) == (404, "unknown_generation")
+
+
+@pytest.mark.parametrize("path", ["/v1/subjects", "/v1/subjects/dog", "/v1/generations/0"])
+def test_nobody_is_let_in_by_a_header(endpoint: Endpoint, api: Api, path: str) -> None:
+    status, body = api.call("GET", path, owner=None, **{"x-user": "root", "authorization": "anything"})
+    assert (status, body["error"]["code"]) == (401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"prompt": ""}, "prompt"), ({"prompt": "x" * 10_000}, "prompt"), ({"prompt": []}, "prompt"),
+        ({"prompt": 3}, "prompt"), ({"width": 500}, "width"), ({"width": 63}, "width"), ({"height": 0}, "height"),
+        ({"height": 4096}, "height"), ({"seed": "abc"}, "seed"), ({"seed": -1}, "seed"), ({"seed": 2**32}, "seed"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt"), ({"num_images_per_prompt": 99}, "num_images"),
+        ({"num_inference_steps": 0}, "num_inference_steps"), ({"guidance_scale": "NaN"}, "guidance_scale"),
+        ({"scheduler": "warp"}, "scheduler"), ({"subject": "../x"}, "subject"), ({"subject": None}, "subject"),
+        ({"colour": "red"}, "colour"), ({"prompt": ["a"], "negative_prompt": "b"}, "negative_prompt"),
+    ],
+)  # fmt: skip
+def test_a_bad_field_is_named(endpoint: Endpoint, api: Api, change: dict[str, Any], named: str) -> None:
+    status, body = api.draw(ASK | change)
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert named in body["error"]["cause"]
+    assert len(body["error"]["cause"]) < 500
+    assert endpoint.requests == []
+
+
+@pytest.mark.parametrize("body", ["", "not json", "[]", "null", "3", '"text"', "{"])
+def test_a_body_that_is_no_object_is_refused(endpoint: Endpoint, api: Api, body: str) -> None:
+    status, answer = api.draw(body)
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+
+
+def test_a_thousand_random_bodies_never_break_the_api(endpoint: Endpoint, api: Api) -> None:
+    dice = random.Random(0)
+    values = [None, True, -1, 10**30, 1.5, "", "x", [], {}, [None], {"a": 1}, "\x00", "💥", float("inf")]
+    fields = [*ASK, "width", "height", "negative_prompt", "scheduler", "guidance_scale", "extra"]
+    for _ in range(1000):
+        body = {field: dice.choice(values) for field in dice.sample(fields, dice.randrange(len(fields)))}
+        status, _ = api.draw(body)
+        assert 400 <= status < 500, body
+
+
+def test_an_unknown_subject_and_one_that_is_not_ready(endpoint: Endpoint, api: Api) -> None:
+    assert api.draw(ASK | {"subject": "cat"})[1]["error"]["code"] == "unknown_subject"
+    Subjects(TABLE).take(DatasetTaken(subject="cat", dataset_id="0" * 12, run_id="cat-0"))
+    status, body = api.draw(ASK | {"subject": "cat"})
+    assert (status, body["error"]["code"]) == (409, "subject_not_ready")
+
+
+def test_an_endpoint_that_refuses_is_our_fault_and_nothing_stays_queued(endpoint: Endpoint, api: Api) -> None:
+    endpoint.refuses = True
+    status, body = api.draw(ASK, **{"idempotency-key": "k"})
+    assert (status, body["error"]["code"]) == (500, "generation_failed")
+    endpoint.refuses = False
+    status, again = api.draw(ASK, **{"idempotency-key": "k"})
+    assert again["status"] == "failed"
+
+
+def test_a_crash_between_row_and_submission_is_made_good_by_the_retry(
+    endpoint: Endpoint, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: str) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(hosting, "submit", crash)
+        api.draw(ASK, **{"idempotency-key": "k"})
+    assert api.draw(ASK, **{"idempotency-key": "k"})[0] == 202
+    assert len(endpoint.requests) == 1
+
+
+def test_a_failed_generation_carries_the_containers_own_words(
+    account: Account, context: Context, endpoint: Endpoint, api: Api
+) -> None:
+    generation_id = api.draw(ASK)[1]["id"]
+    report = {"code": "out_of_memory", "cause": "Too large.", "cure": "Ask for less."}
+    account.put("inference/failure/x-error.out", f"Received server error (500): '{json.dumps(report)}'".encode())
+    failed = {
+        "invocationStatus": "Failed", "failureReason": "ClientError",
+        "responseParameters": {"failureLocation": f"s3://{BUCKET}/inference/failure/x-error.out"},
+    }  # fmt: skip
+    record_generation.handler({"Records": [notice(generation_id, **failed)]}, context)
+    status, body = api.call("GET", f"/v1/generations/{generation_id}")
+    assert (status, body["status"], body["error"]) == (200, "failed", report)
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code"),
+    [
+        ("request expired (RequestTTLSeconds)", "expired", "generation_expired"),
+        ("Received server error (500)", "failed", "generation_failed"),
+        (None, "failed", "generation_failed"),
+    ],
+)
+def test_a_bare_failure_notice_is_enough(
+    context: Context, endpoint: Endpoint, api: Api, reason: str | None, status: str, code: str
+) -> None:
+    generation_id = api.draw(ASK)[1]["id"]
+    bare = {"invocationStatus": "Failed", "failureReason": reason, "requestParameters": {}}
+    record_generation.handler({"Records": [notice(generation_id, **bare)]}, context)
+    _, body = api.call("GET", f"/v1/generations/{generation_id}")
+    assert (body["status"], body["error"]["code"]) == (status, code)
+
+
+def test_a_notice_cannot_point_outside_the_answers(
+    account: Account, context: Context, endpoint: Endpoint, api: Api
+) -> None:
+    generation_id = api.draw(ASK)[1]["id"]
+    account.put("secrets/x", b"{}")
+    location = {"responseParameters": {"outputLocation": f"s3://{BUCKET}/secrets/x"}}
+    record_generation.handler({"Records": [notice(generation_id, **location)]}, context)
+    assert api.call("GET", f"/v1/generations/{generation_id}")[1]["status"] == "failed"
+
+
+def test_a_second_notice_changes_nothing(account: Account, context: Context, endpoint: Endpoint, api: Api) -> None:
+    generation_id = api.draw(ASK)[1]["id"]
+    finish(account, context, generation_id, [7, 8])
+    record_generation.handler({"Records": [notice(generation_id, invocationStatus="Failed")]}, context)
+    assert api.call("GET", f"/v1/generations/{generation_id}")[1]["status"] == "succeeded"
+
+
+def test_a_request_whose_notice_never_came_expires(endpoint: Endpoint, api: Api) -> None:
+    generation_id = api.draw(ASK)[1]["id"]
+    row = Generations(TABLE).get(generation_id)
+    assert row is not None
+    assert row.as_of(datetime.now(UTC)).status == "queued"
+    late = row.as_of(datetime.now(UTC) + timedelta(days=1))
+    assert late.status == "expired"
+    assert late.error is not None
+
+
+def test_subjects_are_listed_and_shown_with_progress(account: Account, endpoint: Endpoint, api: Api) -> None:
+    progress = TrainingProgress(phase="training", step=5, total_steps=20, loss=0.5, updated_at=datetime.now(UTC))
+    account.put(progress_key("dog", VERSION), progress.model_dump_json().encode())
+    status, listed = api.call("GET", "/v1/subjects")
+    assert (status, [subject["subject"] for subject in listed["subjects"]]) == (200, ["dog"])
+    one = Subject.model_validate(api.call("GET", "/v1/subjects/dog")[1])
+    assert one.ready
+    assert one.run is not None
+    assert one.run.progress == progress
+    assert api.call("GET", "/v1/subjects/cat")[1]["error"]["code"] == "unknown_subject"
+
+
+def test_page_and_document_are_open_to_all(endpoint: Endpoint, api: Api) -> None:
+    status, page = api.call("GET", "/", owner=None)
+    assert status == 200
+    assert "<html" in page
+    status, document = api.call("GET", "/v1/openapi.json", owner=None)
+    assert status == 200
+    assert "GenerationRequest" in document["components"]["schemas"]
+    assert api.call("GET", "/nowhere")[0] == 404
+
+
+def test_a_sleeping_endpoint_is_woken(account: Account) -> None:
+    sagemaker = boto3.client("sagemaker")
+    for request, operation in (
+        ({"ModelName": "m", "ExecutionRoleArn": "arn:aws:iam::1:role/role-of-the-model"}, sagemaker.create_model),
+        (
+            {"EndpointConfigName": "c", "ProductionVariants": [{
+                "VariantName": "shared", "ModelName": "m", "InstanceType": "ml.g4dn.xlarge", "InitialInstanceCount": 1}]},
+            sagemaker.create_endpoint_config,
+        ),
+        ({"EndpointName": "e", "EndpointConfigName": "c"}, sagemaker.create_endpoint),
+    ):  # fmt: skip
+        operation(**request)
+    assert hosting.wake("e") is False
+    sleeping = [{"VariantName": "shared", "DesiredInstanceCount": 0}]
+    sagemaker.update_endpoint_weights_and_capacities(EndpointName="e", DesiredWeightsAndCapacities=sleeping)
+    assert hosting.wake("e") is True
+    assert hosting.wake("e") is False

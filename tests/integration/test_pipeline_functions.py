@@ -1,0 +1,358 @@
+"""The functions behind the states, in the order of the states, against moto."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+
+from contracts import errors
+from contracts.artifact import Artifact, FileEntry, SampleCheck, TrainingSummary, VersionManifest
+from contracts.environment import StoreEnvironment
+from contracts.pipeline import DatasetReport, Subject
+from contracts.storage import dataset_prefix, report_key, snapshot_prefix, version_manifest_key
+from contracts.training import DatasetInfo, Hyperparameters
+from lambdas.adapters.table import Subjects
+from lambdas.hosting import host_model
+from lambdas.intake import take_dataset
+from lambdas.pipeline import (
+    check_dataset,
+    close_execution,
+    judge_model,
+    plan_training,
+    publish_model,
+    recover,
+    tell_failed,
+    tell_ready,
+)
+from tests.integration.conftest import BUCKET, TABLE, Account, Context, photo
+
+INFO = b'{"instance_prompt": "a photo of sks dog", "hyperparameters": {"max_steps": 20, "resolution": 64}}'
+
+
+@pytest.fixture
+def subjects(account: Account) -> Iterator[Subjects]:
+    yield Subjects(TABLE)
+
+
+def created(key: str, at: datetime | None = None) -> dict[str, Any]:
+    """An SQS record with S3's "Object Created" event, as EventBridge delivers it."""
+    event = {
+        "version": "0", "id": "e-1", "detail-type": "Object Created", "source": "aws.s3", "account": "123456789012",
+        "time": (at or datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ"), "region": "us-east-1",
+        "resources": [f"arn:aws:s3:::{BUCKET}"],
+        "detail": {
+            "version": "0", "bucket": {"name": BUCKET},
+            "object": {"key": key, "size": 5, "etag": "e", "sequencer": "1"},
+            "request-id": "r", "requester": "123456789012", "source-ip-address": "127.0.0.1", "reason": "PutObject",
+        },
+    }  # fmt: skip
+    return {
+        "messageId": key, "receiptHandle": "h", "body": json.dumps(event), "attributes": {}, "messageAttributes": {},
+        "md5OfBody": "", "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:1:q", "awsRegion": "us-east-1",
+    }  # fmt: skip
+
+
+def take(context: Context, *keys: str, at: datetime | None = None) -> dict[str, Any]:
+    answer: dict[str, Any] = take_dataset.handler({"Records": [created(key, at) for key in keys]}, context)
+    return answer
+
+
+def taken(
+    account: Account, context: Context, subject: str = "dog", files: dict[str, bytes] | None = None
+) -> dict[str, Any]:
+    account.drop(
+        subject, files or {"a.png": photo(), "b.jpg": photo("blue", "JPEG"), "dataset_info.json": INFO, "x.txt": b"x"}
+    )
+    assert take(context, dataset_prefix(subject) + "a.png") == {"batchItemFailures": []}
+    execution = account.executions()[-1]
+    described = boto3.client("stepfunctions").describe_execution(executionArn=execution["executionArn"])
+    payload: dict[str, Any] = json.loads(described["input"])
+    assert execution["name"] == payload["run_id"]
+    return payload
+
+
+def subject_of(subjects: Subjects, name: str = "dog") -> Subject:
+    found = subjects.one(name)
+    assert found is not None
+    return found
+
+
+# ---- intake
+
+
+def test_fifty_deliveries_of_one_upload_train_once(account: Account, context: Context, subjects: Subjects) -> None:
+    account.drop("dog", {"a.png": photo(), "dataset_info.json": INFO})
+    for _ in range(5):
+        take(context, *[dataset_prefix("dog") + "a.png"] * 10)
+    assert len(account.executions()) == 1
+    run = subject_of(subjects).run
+    assert run is not None
+    assert [entry.stage for entry in run.stages] == ["taken"]
+
+
+def test_an_event_that_a_later_upload_has_overtaken_starts_nothing(account: Account, context: Context) -> None:
+    account.drop("dog", {"a.png": photo()})
+    take(context, dataset_prefix("dog") + "a.png", at=datetime.now(UTC) - timedelta(seconds=30))
+    assert account.executions() == []
+
+
+def test_a_changed_dataset_is_another_run(account: Account, context: Context) -> None:
+    first = taken(account, context)
+    account.drop("dog", {"c.png": photo("green")})
+    take(context, dataset_prefix("dog") + "c.png")
+    assert len({e["name"] for e in account.executions()}) == 2
+    assert first["run_id"] in {e["name"] for e in account.executions()}
+
+
+@pytest.mark.parametrize("name", ["My Dog", "dög", "..", "UPPER"])
+def test_an_unusable_subject_name_is_told_and_not_lost(
+    account: Account, context: Context, subjects: Subjects, name: str
+) -> None:
+    account.put(f"datasets/{name}/a.png", photo())
+    assert take(context, f"datasets/{name}/a.png") == {"batchItemFailures": []}
+    refused = subject_of(subjects, name)
+    assert refused.status == "failed"
+    assert refused.error is not None
+    assert refused.error.code == "invalid_subject_name"
+    assert account.executions() == []
+
+
+def test_folder_markers_and_deleted_datasets_start_nothing(account: Account, context: Context) -> None:
+    assert take(context, "datasets/dog/", "datasets/gone/a.png") == {"batchItemFailures": []}
+    assert account.executions() == []
+
+
+def test_an_event_that_cannot_be_read_goes_back_to_the_queue(account: Account, context: Context) -> None:
+    record = created("datasets/dog/a.png") | {"body": "{}"}
+    with pytest.raises(Exception, match="All records failed"):
+        take_dataset.handler({"Records": [record]}, context)
+
+
+# ---- CheckDataset
+
+
+def test_a_good_dataset_is_frozen_and_reported(account: Account, context: Context) -> None:
+    payload = taken(account, context)
+    checked = check_dataset.handler(payload, context)
+    assert checked["instance_images"] == 2
+    assert checked["ignored"] == ["x.txt"]
+    snapshot = snapshot_prefix("dog", payload["dataset_id"])
+    assert sorted(account.keys(snapshot)) == [snapshot + name for name in ("a.png", "b.jpg", "dataset_info.json")]
+    info = DatasetInfo.parse(account.get(snapshot + "dataset_info.json"))
+    assert (info.instance_prompt, info.base_model) == ("a photo of sks dog", "tiny")
+    report = DatasetReport.model_validate_json(account.get(report_key("dog", payload["dataset_id"])))
+    assert report.accepted
+    assert {finding.path: finding.format for finding in report.images} == {"a.png": "png", "b.jpg": "jpeg"}
+
+
+def test_a_dataset_without_info_is_named_after_its_folder(account: Account, context: Context) -> None:
+    payload = taken(account, context, "red-panda", {"a.png": photo()})
+    assert check_dataset.handler(payload, context)["request"]["instance_prompt"] == "a photo of sks red panda"
+
+
+@pytest.mark.parametrize(
+    ("files", "error"),
+    [
+        ({"dataset_info.json": INFO, "a.png": b""}, errors.UnreadableImage),
+        ({"a.png": b"just text"}, errors.UnreadableImage),
+        ({"a.png": photo(), "b.jpg": photo("blue", "JPEG")[:-20]}, errors.UnreadableImage),
+        ({"a.png": photo(), "dataset_info.json": b"{'a': 1}"}, errors.InvalidDatasetInfo),
+        ({"a.png": photo(), "dataset_info.json": b"{}"}, errors.InvalidDatasetInfo),
+        ({"a.png": photo(), "dataset_info.json": INFO[:-1] + b', "colour": "red"}'}, errors.InvalidDatasetInfo),
+        ({"a.png": photo(), "dataset_info.json": INFO[:-1] + b', "base_model": "sd9"}'}, errors.UnknownBaseModel),
+        ({"a.png": photo(), "../b.png": photo()}, errors.InvalidFileName),
+        ({"a.png": photo()} | {f"{n}.png": b"x" for n in range(300)}, errors.TooManyImages),
+    ],
+)
+def test_a_bad_dataset_ends_here_with_a_report(
+    account: Account, context: Context, files: dict[str, bytes], error: type[errors.DreamdropError]
+) -> None:
+    payload = taken(account, context, files=files)
+    with pytest.raises(error) as caught:
+        check_dataset.handler(payload, context)
+    report = DatasetReport.model_validate_json(account.get(report_key("dog", payload["dataset_id"])))
+    assert not report.accepted
+    assert report.error == caught.value.report
+    assert account.keys(snapshot_prefix("dog", payload["dataset_id"])) == []
+
+
+def test_a_dataset_that_changes_under_the_check_says_so(account: Account, context: Context) -> None:
+    payload = taken(account, context)
+    account.drop("dog", {"a.png": photo("green")})
+    with pytest.raises(errors.DatasetChanged):
+        check_dataset.handler(payload, context)
+
+
+# ---- PlanTraining to TellReady
+
+
+def plan(account: Account, context: Context) -> dict[str, Any]:
+    planned: dict[str, Any] = plan_training.handler(check_dataset.handler(taken(account, context), context), context)
+    return planned
+
+
+def trained(account: Account, context: Context, **summary: Any) -> dict[str, Any]:
+    """What Train hands on, with a model in the bucket as SageMaker would have left it."""
+    planned = plan(account, context)
+    output = f"{planned['training_job']['OutputDataConfig']['S3OutputPath']}/{planned['job_name']}/output/model"
+    prefix = output.removeprefix(f"s3://{BUCKET}/") + "/"
+    account.put(prefix + "pytorch_lora_weights.safetensors", b"weights")
+    values = {
+        "steps": 20, "seconds": 1.0, "first_loss": 1.0, "last_loss": 0.5, "held_out_before": 1.0,
+        "held_out_after": 0.6, "samples": [SampleCheck(path="samples/0.png", finite=True, contrast=0.3)], **summary,
+    }  # fmt: skip
+    artifact = Artifact(
+        method="lora", base_model="tiny", base_model_checksum="c", instance_prompt="a photo of sks dog",
+        class_prompt=None, resolution=64, hyperparameters=Hyperparameters(), training=TrainingSummary(**values),
+        versions={}, files=[FileEntry(path="pytorch_lora_weights.safetensors", size=7, sha256="0" * 64)],
+    )  # fmt: skip
+    account.put(prefix + "artifact.json", artifact.model_dump_json().encode())
+    return planned | {"artifact_uri": output, "billable_seconds": 60}
+
+
+def published(account: Account, context: Context) -> dict[str, Any]:
+    judged = judge_model.handler(trained(account, context), context)
+    done: dict[str, Any] = publish_model.handler(judged, context)
+    return done
+
+
+def test_the_plan_is_a_whole_training_job_under_a_name_of_its_own(account: Account, context: Context) -> None:
+    planned = plan(account, context)
+    again = plan_training.handler(planned | {"attempt": 2, "ladder_rung": 1, "memory_tier": 1}, context)
+    assert planned["job_name"] != again["job_name"]
+    assert again["training_job"]["ResourceConfig"]["InstanceType"] == "ml.g4dn.xlarge"
+    assert again["training_job"]["HyperParameters"]["memory_tier"] == "1"
+    assert again["training_job"]["OutputDataConfig"] != planned["training_job"]["OutputDataConfig"]
+
+
+def test_a_plan_over_the_budget_is_refused(account: Account, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = check_dataset.handler(taken(account, context), context)
+    monkeypatch.setenv("TRAINING_BUDGET_DOLLARS", "0.01")
+    with pytest.raises(errors.OverBudget):
+        plan_training.handler(checked, context)
+
+
+def test_a_trained_model_is_judged_published_hosted_and_told(
+    account: Account, context: Context, subjects: Subjects
+) -> None:
+    done = published(account, context)
+    manifest = VersionManifest.model_validate_json(account.get(version_manifest_key("dog", done["version"])))
+    assert manifest.training_job == done["job_name"]
+    assert account.keys(manifest.prefix)
+    assert not subject_of(subjects).ready  # no endpoint yet
+    first = host_model.handler(done, context)
+    assert first["endpoint_status"] == "Creating"
+    hosted = host_model.handler(first, context)
+    assert hosted["endpoint_status"] == "InService"
+    assert tell_ready.handler(hosted, context)["event"] == "subject.ready"
+    ready = subject_of(subjects)
+    assert (ready.ready, ready.status, ready.version) == (True, "succeeded", done["version"])
+    assert ready.run is not None
+    stages = ["taken", "checking", "planning", "training", "judging", "publishing", "hosting", "ready"]
+    assert [entry.stage for entry in ready.run.stages] == stages
+    assert ready.run.billable_seconds == 60
+
+
+@pytest.mark.parametrize(
+    ("summary", "error"),
+    [
+        ({"held_out_after": 5.0}, errors.ModelRejected),
+        ({"samples": [SampleCheck(path="s.png", finite=True, contrast=0.0)]}, errors.ModelRejected),
+        ({"samples": [SampleCheck(path="s.png", finite=False, contrast=0.3)]}, errors.ModelRejected),
+    ],
+)
+def test_a_bad_model_is_not_promoted(
+    account: Account, context: Context, subjects: Subjects, summary: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        judge_model.handler(trained(account, context, **summary), context)
+    assert subject_of(subjects).version is None
+
+
+def test_a_model_with_a_missing_file_is_not_promoted(account: Account, context: Context) -> None:
+    payload = trained(account, context)
+    prefix = payload["artifact_uri"].removeprefix(f"s3://{BUCKET}/")
+    account.put(f"{prefix}/pytorch_lora_weights.safetensors", b"cut")
+    with pytest.raises(errors.TrainingCrashed, match="incomplete"):
+        judge_model.handler(payload, context)
+
+
+def test_a_model_outside_its_own_prefix_is_not_read(account: Account, context: Context) -> None:
+    payload = trained(account, context)
+    for uri in ("s3://elsewhere/model", f"s3://{BUCKET}/models/other/000000000000-1/j/output/model"):
+        with pytest.raises(errors.TrainingCrashed):
+            judge_model.handler(payload | {"artifact_uri": uri}, context)
+
+
+def test_an_older_dataset_never_replaces_a_newer_one(account: Account, context: Context, subjects: Subjects) -> None:
+    slow = judge_model.handler(trained(account, context), context)
+    account.drop("dog", {"c.png": photo("green")})
+    fast = published(account, context)
+    publish_model.handler(slow, context)
+    assert subject_of(subjects).version == fast["version"]
+    assert account.keys(version_manifest_key("dog", slow["version"]))  # kept, not served
+
+
+# ---- failures
+
+
+def test_a_failure_is_recorded_once_and_the_first_one_counts(
+    account: Account, context: Context, subjects: Subjects
+) -> None:
+    payload = taken(account, context)
+    error = errors.EmptyDataset("no photo")
+    cause = json.dumps({"errorMessage": str(error), "errorType": "EmptyDataset"})
+    decision = recover.handler(payload | {"error": {"Error": "EmptyDataset", "Cause": cause}}, context)
+    assert decision["retry"] is False
+    told = tell_failed.handler(payload | decision, context)
+    assert told["error"]["code"] == "empty_dataset"
+    close_execution.handler(ended("FAILED", payload), context)
+    run = subject_of(subjects).run
+    assert run is not None
+    assert run.status == "failed"
+    assert run.error == error.report
+    assert [entry.stage for entry in run.stages] == ["taken", "failed"]
+
+
+def ended(status: str, payload: dict[str, Any], **more: str) -> dict[str, Any]:
+    detail = {"status": status, "input": json.dumps(payload), "name": payload["run_id"], **more}
+    return {
+        "version": "0", "id": "1", "source": "aws.states", "account": "1", "time": "2026-01-01T00:00:00Z",
+        "region": "us-east-1", "resources": [], "detail-type": "Step Functions Execution Status Change", "detail": detail,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("ABORTED", "interrupted"), ("TIMED_OUT", "interrupted"), ("FAILED", "internal_error")]
+)
+def test_an_execution_that_ends_without_telling_still_ends_its_run(
+    account: Account, context: Context, subjects: Subjects, status: str, code: str
+) -> None:
+    close_execution.handler(ended(status, taken(account, context)), context)
+    run = subject_of(subjects).run
+    assert run is not None
+    assert run.error is not None
+    assert (run.status, run.error.code) == ("failed", code)
+
+
+def test_a_failed_retraining_leaves_the_old_version_serving(
+    account: Account, context: Context, subjects: Subjects
+) -> None:
+    done = published(account, context)
+    subjects.host("dog", "endpoint")
+    account.drop("dog", {"bad.png": b"text"})
+    take(context, dataset_prefix("dog") + "bad.png")
+    close_execution.handler(ended("ABORTED", {**done, "run_id": subject_of(subjects).run.id}), context)  # type: ignore[union-attr]
+    after = subject_of(subjects)
+    assert after.status == "failed"
+    assert (after.ready, after.version) == (True, done["version"])
+
+
+def test_missing_variables_are_named() -> None:
+    with pytest.raises(ValueError, match="table_name"):
+        StoreEnvironment.from_variables({"DATA_BUCKET": "b"})

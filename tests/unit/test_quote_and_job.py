@@ -1,0 +1,84 @@
+"""lambdas/domain/pricing.py and training_job.py: the price before the start, and a request SageMaker accepts."""
+
+from __future__ import annotations
+
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+
+from contracts.errors import OverBudget
+from contracts.pipeline import DatasetChecked
+from contracts.training import Hyperparameters, TrainingRequest
+from lambdas.domain.endpoints import EndpointPlan
+from lambdas.domain.pricing import INSTANCES, quote
+from lambdas.domain.training_job import training_job
+
+
+def price(wanted: Hyperparameters, **more: float):  # type: ignore[no-untyped-def]
+    limits = {"max_seconds": 10_800, "budget_dollars": 5.0, **more}
+    return quote(wanted, instance_type="ml.g5.xlarge", instance_images=5, class_images=0, **limits)  # type: ignore[arg-type]
+
+
+def test_more_steps_cost_more() -> None:
+    assert price(Hyperparameters(max_steps=2000)).dollars > price(Hyperparameters(max_steps=200)).dollars
+
+
+def test_prior_preservation_counts_the_class_images_that_are_missing() -> None:
+    with_prior = Hyperparameters(max_steps=200, with_prior_preservation=True)
+    assert price(with_prior).seconds > 100 + price(Hyperparameters(max_steps=200)).seconds
+
+
+def test_the_budget_becomes_the_time_limit() -> None:
+    cheap = price(Hyperparameters(max_steps=10), budget_dollars=0.2)
+    assert cheap.limit_seconds == int(0.2 / INSTANCES["ml.g5.xlarge"][1] * 3600)
+    assert cheap.limit_dollars <= 0.2
+
+
+def test_over_the_budget_is_refused_before_the_start() -> None:
+    with pytest.raises(OverBudget, match="100000 steps"):
+        price(Hyperparameters(max_steps=100_000, method="full"))
+
+
+def checked() -> DatasetChecked:
+    request = TrainingRequest(
+        subject="dog", base_model="tiny", instance_prompt="a photo of sks dog", class_prompt=None,
+        hyperparameters=Hyperparameters(max_steps=10),
+    )  # fmt: skip
+    return DatasetChecked(
+        subject="dog", dataset_id="0" * 12, run_id="dog-0", request=request, instance_images=5, class_images=0,
+        ignored=[],
+    )  # fmt: skip
+
+
+def assert_valid(operation: str, request: dict[str, object]) -> None:
+    model = botocore.session.get_session().get_service_model("sagemaker").operation_model(operation)
+    report = ParamValidator().validate(request, model.input_shape)
+    assert not report.has_errors(), report.generate_report()
+
+
+def test_the_training_job_has_the_shape_sagemaker_wants() -> None:
+    job = training_job(
+        checked(), price(Hyperparameters(max_steps=10)), job_name="dreamdrop-dog-1", version="000000000000-1",
+        bucket="b-u-cket", image="123/image:tag", role_arn="arn:aws:iam::1:role/r-training-role-01",
+    )  # fmt: skip
+    assert_valid("CreateTrainingJob", job)
+    assert job["OutputDataConfig"]["CompressionType"] == "NONE"
+    assert job["EnableNetworkIsolation"] is True
+    assert job["StoppingCondition"]["MaxRuntimeInSeconds"] <= 10_800
+    assert all(channel["DataSource"]["S3DataSource"]["S3Uri"].endswith("/") for channel in job["InputDataConfig"])
+
+
+def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:
+    plan = EndpointPlan(
+        prefix="dreamdrop", base_model="sd-2.1", base_model_checksum="c", bucket="b", image="i",
+        role_arn="arn:aws:iam::1:role/r-inference-role-1", instance_type="ml.g5.xlarge", max_instances=1,
+        success_topic_arn="arn:aws:sns:us-east-1:1:s", error_topic_arn="arn:aws:sns:us-east-1:1:e",
+    )  # fmt: skip
+    assert_valid("CreateModel", plan.model())
+    assert_valid("CreateEndpointConfig", plan.config())
+    assert_valid("CreateEndpoint", plan.endpoint())
+    changed = EndpointPlan(**{**vars(plan), "image": "other"})
+    assert changed.config_name != plan.config_name
+    assert changed.endpoint_name == plan.endpoint_name
+    assert plan.target()["MinCapacity"] == 0
+    assert plan.wake_alarm("arn")["Dimensions"] == [{"Name": "EndpointName", "Value": plan.endpoint_name}]

@@ -1,0 +1,126 @@
+"""contracts/training.py: JumpStart's spellings, bounds and messages."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from contracts.errors import InvalidDatasetInfo
+from contracts.training import DatasetInfo, Hyperparameters, TrainingRequest, describe
+
+JUMPSTART_JOB = {
+    "with_prior_preservation": '"False"', "num_class_images": '"100"', "epochs": '"10"', "max_steps": '"200"',
+    "batch_size": '"1"', "learning_rate": '"2e-06"', "prior_loss_weight": '"1.0"', "center_crop": '"False"',
+    "lr_scheduler": '"constant"', "adam_weight_decay": '"0.01"', "adam_beta1": '"0.9"', "adam_beta2": '"0.999"',
+    "adam_epsilon": '"1e-08"', "gradient_accumulation_steps": '"1"', "max_grad_norm": '"1.0"', "seed": '"0"',
+    "compute_fid": '"False"', "sagemaker_program": '"transfer_learning.py"', "sagemaker_container_log_level": "20",
+    "_tuning_objective_metric": "fid_score",
+}  # fmt: skip
+
+
+def read(**values: str) -> Hyperparameters:
+    return Hyperparameters.from_sagemaker(values)
+
+
+def test_the_map_of_a_real_jumpstart_job_is_read_whole() -> None:
+    got = Hyperparameters.from_sagemaker(JUMPSTART_JOB)
+    assert got.max_steps == 200
+    assert got.learning_rate == 2e-6
+    assert got.with_prior_preservation is False
+    assert got.lr_scheduler == "constant"
+
+
+@pytest.mark.parametrize("text", ["True", "true", '"True"', '"true"', "1"])
+def test_true_in_every_spelling(text: str) -> None:
+    assert read(center_crop=text).center_crop is True
+
+
+@pytest.mark.parametrize("text", ["False", "false", '"False"', '"false"', "0", "", '""'])
+def test_false_in_every_spelling(text: str) -> None:
+    assert read(center_crop=text).center_crop is False
+
+
+@pytest.mark.parametrize("text", ["200", '"200"', "200.0", "2e2"])
+def test_an_integer_in_every_spelling(text: str) -> None:
+    assert read(max_steps=text).max_steps == 200
+
+
+@pytest.mark.parametrize("text", ["None", '"None"', "null", ""])
+def test_no_limit_of_steps_in_every_spelling(text: str) -> None:
+    assert read(max_steps=text).max_steps is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("max_steps", "0"), ("max_steps", "-1"), ("max_steps", "abc"), ("max_steps", "1.5"), ("batch_size", "true"),
+        ("learning_rate", "nan"), ("learning_rate", "inf"), ("learning_rate", "-1e-6"), ("resolution", "500"),
+        ("lr_scheduler", "sideways"), ("center_crop", "maybe"), ("seed", "-1"), ("prior_loss_weight", "nan"),
+        ("compute_fid", "True"), ("warp_factor", "9"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        read(**{name: text})
+    assert name in describe(caught.value)
+
+
+def test_what_is_sent_to_sagemaker_is_text_and_comes_back_the_same() -> None:
+    wanted = Hyperparameters(max_steps=7, method="full", learning_rate=3e-6, with_prior_preservation=True)
+    sent = wanted.to_sagemaker()
+    assert all(isinstance(value, str) and len(value) <= 2500 for value in sent.values())
+    assert len(sent) <= 100
+    assert Hyperparameters.from_sagemaker(sent) == wanted
+
+
+def test_steps_follow_from_epochs_when_no_limit_is_given() -> None:
+    assert Hyperparameters(epochs=3, batch_size=2).total_steps(5) == 9
+    assert Hyperparameters(epochs=3, max_steps=4).total_steps(5) == 4
+
+
+def test_the_learning_rate_follows_the_method() -> None:
+    assert Hyperparameters(method="full").effective_learning_rate == 2e-6
+    assert Hyperparameters(method="lora").effective_learning_rate == 1e-4
+    assert Hyperparameters(method="lora", learning_rate=5e-5).effective_learning_rate == 5e-5
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"{'instance_prompt': 'x'}", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "dictionary"),
+        (b"{}", "instance_prompt: missing"),
+        (b'{"instance_prompt": ""}', "instance_prompt"),
+        (b'{"instance_prompt": "x", "prompt": "y"}', "prompt: unknown field"),
+        (b'{"instance_prompt": "x", "hyperparameters": {"steps": 3}}', "hyperparameters.steps: unknown field"),
+        (b'{"instance_prompt": "x", "hyperparameters": {"with_prior_preservation": true}}', "class_prompt"),
+    ],
+)
+def test_a_bad_dataset_info_names_the_field_and_the_cure(content: bytes, named: str) -> None:
+    with pytest.raises(InvalidDatasetInfo) as caught:
+        DatasetInfo.parse(content)
+    assert named in caught.value.cause
+    assert "instance_prompt" in caught.value.cure
+
+
+def test_a_byte_order_mark_does_no_harm() -> None:
+    assert DatasetInfo.parse(b'\xef\xbb\xbf{"instance_prompt": "a photo of sks dog"}').class_prompt is None
+
+
+def test_a_dataset_without_info_takes_its_prompts_from_the_folder() -> None:
+    info = DatasetInfo.from_subject_name("red-panda")
+    assert info.instance_prompt == "a photo of sks red panda"
+    assert info.class_prompt == "a photo of a red panda"
+
+
+def test_the_normalised_dataset_info_reads_back_as_what_was_asked() -> None:
+    request = TrainingRequest(
+        subject="dog", base_model="tiny", instance_prompt='a "sks" dog\n– ü', class_prompt=None,
+        hyperparameters=Hyperparameters(max_steps=3),
+    )  # fmt: skip
+    info = DatasetInfo.parse(json.dumps(request.dataset_info().model_dump()).encode())
+    assert info.instance_prompt == request.instance_prompt
+    assert info.hyperparameters == request.hyperparameters
