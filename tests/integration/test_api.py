@@ -91,8 +91,8 @@ ASK = {"subject": "dog", "prompt": "a photo of sks dog on the moon", "seed": 7, 
 def notice(generation_id: str, **more: Any) -> dict[str, Any]:
     message = {
         "awsRegion": "us-east-1", "eventName": "InferenceResult", "eventSource": "aws:sagemaker", "eventVersion": "1.0",
-        "receivedTime": "2026-01-01T00:00:00.000Z", "eventTime": "2026-01-01T00:00:05.000Z", "inferenceId": generation_id,
-        "invocationStatus": "Completed", "requestParameters": {"endpointName": "dreamdrop-tiny"}, **more,
+        "receivedTime": "2026-01-01T00:00:00.000Z", "eventTime": "2026-01-01T00:00:05.000Z",
+        "inferenceId": generation_id, "invocationStatus": "Completed", "requestParameters": {"endpointName": "dreamdrop-tiny"}, **more,
     }  # fmt: skip
     return {
         "messageId": "m-1", "receiptHandle": "h", "body": json.dumps(message), "attributes": {},
@@ -328,16 +328,10 @@ def test_page_and_document_are_open_to_all(endpoint: Endpoint, api: Api) -> None
 
 def test_a_sleeping_endpoint_is_woken(account: Account) -> None:
     sagemaker = boto3.client("sagemaker")
-    for request, operation in (
-        ({"ModelName": "m", "ExecutionRoleArn": "arn:aws:iam::1:role/role-of-the-model"}, sagemaker.create_model),
-        (
-            {"EndpointConfigName": "c", "ProductionVariants": [{
-                "VariantName": "shared", "ModelName": "m", "InstanceType": "ml.g4dn.xlarge", "InitialInstanceCount": 1}]},
-            sagemaker.create_endpoint_config,
-        ),
-        ({"EndpointName": "e", "EndpointConfigName": "c"}, sagemaker.create_endpoint),
-    ):  # fmt: skip
-        operation(**request)
+    variant = {"VariantName": "shared", "ModelName": "m", "InstanceType": "ml.g4dn.xlarge", "InitialInstanceCount": 1}
+    sagemaker.create_model(ModelName="m", ExecutionRoleArn="arn:aws:iam::1:role/role-of-the-model")
+    sagemaker.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="c")
     assert hosting.wake("e") is False
     sleeping = [{"VariantName": "shared", "DesiredInstanceCount": 0}]
     sagemaker.update_endpoint_weights_and_capacities(EndpointName="e", DesiredWeightsAndCapacities=sleeping)

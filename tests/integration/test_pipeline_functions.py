@@ -53,7 +53,7 @@ def created(key: str, at: datetime | None = None) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "messageId": key, "receiptHandle": "h", "body": json.dumps(event), "attributes": {}, "messageAttributes": {},
-        "md5OfBody": "", "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:1:q", "awsRegion": "us-east-1",
+        "md5OfBody": "", "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:1:q", "awsRegion": "r",
     }  # fmt: skip
 
 
@@ -323,7 +323,8 @@ def ended(status: str, payload: dict[str, Any], **more: str) -> dict[str, Any]:
     detail = {"status": status, "input": json.dumps(payload), "name": payload["run_id"], **more}
     return {
         "version": "0", "id": "1", "source": "aws.states", "account": "1", "time": "2026-01-01T00:00:00Z",
-        "region": "us-east-1", "resources": [], "detail-type": "Step Functions Execution Status Change", "detail": detail,
+        "region": "us-east-1", "resources": [], "detail-type": "Step Functions Execution Status Change",
+        "detail": detail,
     }  # fmt: skip
 
 

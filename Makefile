@@ -1,0 +1,74 @@
+# One door. `make` lists what there is.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ENVIRONMENT ?= sandbox
+PREFIX ?= dreamdrop
+SOURCES := contracts infra lambdas training_container inference_container dreamdrop toyworld examples tests app.py
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_NUM_THREADS ?= 2
+# The CDK library prints a banner for every Node.js that it does not test; the wheel's and Node 20 both work.
+export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check check-template up down status synth deploy destroy clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
+
+demo: $(VENV)/.run  ## five photos become pictures, on this machine: about two minutes
+	@$(BIN)/dreamdrop demo
+
+up: $(VENV)/.run  ## start the local cloud and leave it running
+	@$(BIN)/dreamdrop up
+
+down: $(VENV)/.run  ## end the local cloud; its state is kept
+	@$(BIN)/dreamdrop down
+
+status: $(VENV)/.run  ## what runs locally
+	@$(BIN)/dreamdrop status
+
+test: $(VENV)/.dev  ## every test: no account, no docker, no GPU, no network
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## format, lint, types
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check --quiet $(SOURCES)
+	@$(BIN)/mypy
+
+check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint, and asl-validator on the state machine
+	@$(BIN)/python -m tests.infra.check_template
+
+synth: $(VENV)/.run  ## the CloudFormation templates, into cdk.out
+	@CDK_OUTDIR=cdk.out CDK_CONTEXT_JSON='{"environment": "$(ENVIRONMENT)", "prefix": "$(PREFIX)"}' $(BIN)/python app.py
+
+deploy: $(VENV)/.run node_modules/.installed  ## into the AWS account of your credentials (needs docker for the images)
+	@npx cdk deploy --all -c environment=$(ENVIRONMENT) -c prefix=$(PREFIX)
+
+destroy: $(VENV)/.run node_modules/.installed  ## remove the service stack; your data stack is kept
+	@npx cdk destroy $(PREFIX)-service -c environment=$(ENVIRONMENT) -c prefix=$(PREFIX)
+
+clean:  ## remove everything that was made here, the local cloud's state included
+	@[ ! -x $(BIN)/dreamdrop ] || $(BIN)/dreamdrop down >/dev/null 2>&1 || true
+	rm -rf $(VENV) .local cdk.out out node_modules build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+# The CPU build of torch first: nothing that follows replaces it.
+$(VENV)/.run: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	@echo "Installing into $(VENV); the first time takes a few minutes ..." >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lambdas,cdk,containers,local]'
+	@node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[node]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+node_modules/.installed: package.json
+	@npm install --silent --no-audit --no-fund --no-package-lock
+	@touch $@
