@@ -36,7 +36,7 @@ class PictureRequest(BaseModel):
     )
     width: int | None = Field(None, ge=32, le=MAX_SIDE, multiple_of=8, description="Pixels; default: as trained.")
     height: int | None = Field(None, ge=32, le=MAX_SIDE, multiple_of=8, description="Pixels; default: as trained.")
-    num_images_per_prompt: int = Field(1, ge=1, le=MAX_IMAGES_PER_REQUEST)
+    num_images_per_prompt: int = Field(1, ge=1, le=MAX_IMAGES_PER_REQUEST, description="Pictures of each prompt.")
     num_inference_steps: int = Field(30, ge=1, le=200, description="More is slower and finer.")
     guidance_scale: float = Field(7.5, ge=0, le=50, description="How strictly to follow the prompt; 1 or less: off.")
     seed: int | None = Field(None, ge=0, lt=2**32, description="Same seed, same picture. Picked when absent.")

@@ -33,8 +33,9 @@ DATASET_INFO = "dataset_info.json"
 CLASS_IMAGES = "class_data_dir/"
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-INFERENCE_OUTPUT = "inference/output"
-INFERENCE_FAILURE = "inference/failure"
+INFERENCE = "inference/"
+INFERENCE_OUTPUT = f"{INFERENCE}output"
+INFERENCE_FAILURE = f"{INFERENCE}failure"
 
 MAX_SUBJECT_LENGTH = 32
 SUBJECT_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"

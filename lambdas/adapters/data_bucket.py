@@ -66,6 +66,7 @@ class DataBucket:
                 Key=target,
                 CopySource={"Bucket": self.name, "Key": source},
                 CopySourceIfMatch=etag,
+                TaggingDirective="REPLACE",  # copying the uploader's tags would need two more rights
             )
         except ClientError as error:
             raise self._as_changed(error, source) from error

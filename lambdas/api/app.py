@@ -97,7 +97,7 @@ def subject(name: str) -> Response[str]:
 
 @app.get("/v1/openapi.json")
 def schema() -> dict[str, Any]:
-    return openapi.document(f"https://{app.current_event.request_context.domain_name}")
+    return openapi.document()
 
 
 @app.get("/")

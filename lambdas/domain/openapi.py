@@ -14,8 +14,8 @@ VERSION = "1"
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def document(server: str) -> dict[str, Any]:
-    """OpenAPI 3.1. `server`: the address of the API."""
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1, served as /v1/openapi.json: the API's address is relative to that."""
     _, schema = models_json_schema(
         [(GenerationRequest, "validation"), (Generation, "serialization"), (Subject, "serialization"),
          (ErrorReport, "serialization")],
@@ -26,7 +26,7 @@ def document(server: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Dreamdrop", "version": VERSION, "description": "Draw your subjects anywhere."},
-        "servers": [{"url": server}],
+        "servers": [{"url": ".."}],
         "security": [{"sigv4": []}],
         "paths": {
             "/v1/generations": {"post": _draw()},

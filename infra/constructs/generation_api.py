@@ -1,0 +1,90 @@
+"""The HTTP API: four routes for callers with AWS credentials, and the page and the contract for everybody."""
+
+from __future__ import annotations
+
+import json
+
+from aws_cdk import ArnFormat, Stack
+from aws_cdk import aws_apigatewayv2 as apigateway
+from aws_cdk import aws_logs as logs
+from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer
+from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
+from constructs import Construct
+
+from contracts.environment import ApiEnvironment
+from infra.constructs.functions import Functions
+from infra.settings import Settings
+
+SIGNED_ROUTES = (
+    (apigateway.HttpMethod.POST, "/v1/generations"),
+    (apigateway.HttpMethod.GET, "/v1/generations/{id}"),
+    (apigateway.HttpMethod.GET, "/v1/subjects"),
+    (apigateway.HttpMethod.GET, "/v1/subjects/{subject}"),
+)
+OPEN_ROUTES = (
+    (apigateway.HttpMethod.GET, "/"),
+    (apigateway.HttpMethod.GET, "/v1/openapi.json"),
+)
+ACCESS_LOG_FIELDS = {
+    "requestId": "$context.requestId",
+    "requestTime": "$context.requestTime",
+    "caller": "$context.identity.userArn",
+    "routeKey": "$context.routeKey",
+    "status": "$context.status",
+    "latencyMs": "$context.responseLatency",
+    "error": "$context.error.message",
+}
+API_TIMEOUT_SECONDS = 29  # an HTTP API gives up after 30
+
+
+class GenerationApi(Construct):
+    def __init__(self, scope: Construct, id: str, *, settings: Settings, functions: Functions) -> None:
+        super().__init__(scope, id)
+        self.function = functions.create(
+            self,
+            "Function",
+            handler="lambdas.api.app.handler",
+            environment=ApiEnvironment(**functions.store, url_lifetime_seconds=settings.url_lifetime_seconds),
+            timeout_seconds=API_TIMEOUT_SECONDS,
+        )
+        api = apigateway.HttpApi(
+            self,
+            "Api",
+            api_name=settings.prefix,
+            create_default_stage=False,
+            default_authorizer=HttpIamAuthorizer(),
+        )
+        integration = HttpLambdaIntegration("Integration", self.function)
+        for method, path in SIGNED_ROUTES:
+            api.add_routes(path=path, methods=[method], integration=integration)
+        for method, path in OPEN_ROUTES:
+            api.add_routes(
+                path=path, methods=[method], integration=integration, authorizer=apigateway.HttpNoneAuthorizer()
+            )
+        self._stage(api, settings)
+        self.url = api.api_endpoint
+
+    def _stage(self, api: apigateway.HttpApi, settings: Settings) -> None:
+        log_group = logs.LogGroup(
+            self, "AccessLog", retention=settings.log_retention, removal_policy=settings.log_removal
+        )
+        destination = Stack.of(self).format_arn(  # the group's own ARN ends with :*; a stage wants it without
+            service="logs",
+            resource="log-group",
+            resource_name=log_group.log_group_name,
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        )
+        apigateway.CfnStage(
+            self,
+            "Stage",
+            api_id=api.api_id,
+            stage_name="$default",
+            auto_deploy=True,
+            default_route_settings=apigateway.CfnStage.RouteSettingsProperty(
+                throttling_rate_limit=settings.api_throttling.rate,
+                throttling_burst_limit=settings.api_throttling.burst,
+            ),
+            access_log_settings=apigateway.CfnStage.AccessLogSettingsProperty(
+                destination_arn=destination, format=json.dumps(ACCESS_LOG_FIELDS)
+            ),
+        )

@@ -1,0 +1,142 @@
+"""The state machine that turns a taken dataset into a hosted version, and the functions behind its states."""
+
+from __future__ import annotations
+
+from aws_cdk import Duration, Stack
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_stepfunctions as sfn
+from aws_cdk.aws_lambda_destinations import SqsDestination
+from constructs import Construct
+
+from contracts.environment import CheckEnvironment, PlanEnvironment, StoreEnvironment, TellEnvironment
+from infra.constructs.functions import Functions
+from infra.constructs.messaging import dead_letter_queue
+from infra.constructs.sagemaker_role import SageMakerRole
+from infra.constructs.training_states import StateFunctions, training_states
+from infra.grants import pass_to_sagemaker
+from infra.packaging import training_image
+from infra.settings import Settings
+
+TRAINING_LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+TRAINING_EVENTS_RULE = "StepFunctionsGetEventsForSageMakerTrainingJobsRule"  # Step Functions makes it, for .sync
+
+
+class TrainingPipeline(Construct):
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        settings: Settings,
+        functions: Functions,
+        host_model: lambda_.Function,
+        subject_topic: sns.Topic,
+    ) -> None:
+        super().__init__(scope, id)
+        self._functions = functions
+        self._tell_environment = TellEnvironment(**functions.store, subject_topic_arn=subject_topic.topic_arn)
+        image = training_image(self, "Image")
+        self.role = SageMakerRole(self, "Role", image=image, log_group=TRAINING_LOG_GROUP)
+        plan_environment = PlanEnvironment(
+            **functions.store,
+            resource_prefix=settings.prefix,
+            training_image=image.image_uri,
+            training_role_arn=self.role.role_arn,
+            training_instance_types=list(settings.training_instance_types),
+            training_max_seconds=settings.training_max_seconds,
+            training_budget_dollars=settings.training_budget_dollars,
+        )
+        store_environment = StoreEnvironment(**functions.store)
+        self.states = StateFunctions(
+            check_dataset=functions.create(
+                self,
+                "CheckDataset",
+                handler="lambdas.pipeline.check_dataset.handler",
+                environment=CheckEnvironment(**functions.store, default_base_model=settings.default_base_model),
+                memory_mb=2048,  # opens photos of up to 50 MB, eight at a time
+                timeout_seconds=600,
+            ),
+            plan_training=self._state("PlanTraining", "plan_training", plan_environment),
+            judge_model=self._state("JudgeModel", "judge_model", store_environment),
+            publish_model=self._state("PublishModel", "publish_model", store_environment),
+            host_model=host_model,
+            tell_ready=self._state("TellReady", "tell_ready", self._tell_environment),
+            recover=self._state("Recover", "recover", plan_environment),
+            tell_failed=self._state("TellFailed", "tell_failed", self._tell_environment),
+        )
+        self.machine = self._machine(settings)
+        self._allow_training()
+        self.dead_letters = dead_letter_queue(self, "DeadLetters")
+        self.close_execution = self._close_executions()
+
+    def _state(self, name: str, module: str, environment: StoreEnvironment) -> lambda_.Function:
+        return self._functions.create(self, name, handler=f"lambdas.pipeline.{module}.handler", environment=environment)
+
+    def _machine(self, settings: Settings) -> sfn.StateMachine:
+        return sfn.StateMachine(
+            self,
+            "Machine",
+            query_language=sfn.QueryLanguage.JSONATA,
+            definition_body=sfn.DefinitionBody.from_chainable(
+                training_states(self, self.states, poll_seconds=settings.endpoint_poll_seconds)
+            ),
+            timeout=Duration.seconds(settings.machine_timeout_seconds),
+            tracing_enabled=True,
+            logs=sfn.LogOptions(
+                destination=logs.LogGroup(
+                    self, "MachineLog", retention=settings.log_retention, removal_policy=settings.log_removal
+                ),
+                level=settings.machine_log_level,
+                include_execution_data=True,
+            ),
+            removal_policy=settings.log_removal,
+        )
+
+    def _allow_training(self) -> None:
+        """What createTrainingJob.sync needs; https://docs.aws.amazon.com/step-functions/latest/dg/connect-sagemaker.html"""
+        stack = Stack.of(self)
+        prefix = self._functions.prefix
+        self.machine.add_to_role_policy(
+            iam.PolicyStatement(
+                actions=[
+                    "sagemaker:CreateTrainingJob",
+                    "sagemaker:DescribeTrainingJob",
+                    "sagemaker:StopTrainingJob",
+                    "sagemaker:AddTags",
+                    "sagemaker:ListTags",
+                ],
+                resources=[stack.format_arn(service="sagemaker", resource="training-job", resource_name=f"{prefix}-*")],
+            )
+        )
+        self.machine.add_to_role_policy(
+            iam.PolicyStatement(
+                actions=["events:PutTargets", "events:PutRule", "events:DescribeRule"],
+                resources=[stack.format_arn(service="events", resource="rule", resource_name=TRAINING_EVENTS_RULE)],
+            )
+        )
+        pass_to_sagemaker(self.role, self.machine)
+
+    def _close_executions(self) -> lambda_.Function:
+        """An execution that ends without its last state (stopped, timed out, broken) is closed from outside."""
+        close = self._state("CloseExecution", "close_execution", self._tell_environment)
+        events.Rule(
+            self,
+            "ExecutionBroken",
+            event_pattern=events.EventPattern(
+                source=["aws.states"],
+                detail_type=["Step Functions Execution Status Change"],
+                detail={
+                    "status": ["FAILED", "TIMED_OUT", "ABORTED"],
+                    "stateMachineArn": [self.machine.state_machine_arn],
+                },
+            ),
+            targets=[targets.LambdaFunction(close, dead_letter_queue=self.dead_letters)],
+        )
+        # The rule's queue takes events that could not be delivered; this takes those that the function refused.
+        close.configure_async_invoke(on_failure=SqsDestination(self.dead_letters))
+        return close

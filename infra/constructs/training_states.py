@@ -1,0 +1,108 @@
+"""The states of the training pipeline, in JSONata. What travels between them is in contracts/pipeline.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aws_cdk import Aws, Duration
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_stepfunctions as sfn
+from aws_cdk import aws_stepfunctions_tasks as tasks
+from constructs import Construct
+
+INPUT = "{% $states.input %}"
+ANSWER = "{% $states.result.Payload %}"
+INPUT_WITH_ANSWER = "{% $merge([$states.input, $states.result.Payload]) %}"
+WITH_ERROR = '{% $merge([$states.input, {"error": $states.errorOutput}]) %}'
+# An expression without a value leaves its key out: a job that never started bills nothing and names no seconds.
+TRAINED = (
+    "{% $merge([$states.input, {"
+    '"artifact_uri": $states.result.ModelArtifacts.S3ModelArtifacts, '
+    '"billable_seconds": $states.result.BillableTimeInSeconds'
+    "}]) %}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateFunctions:
+    check_dataset: lambda_.Function
+    plan_training: lambda_.Function
+    judge_model: lambda_.Function
+    publish_model: lambda_.Function
+    host_model: lambda_.Function
+    tell_ready: lambda_.Function
+    recover: lambda_.Function
+    tell_failed: lambda_.Function
+
+
+def training_states(scope: Construct, functions: StateFunctions, *, poll_seconds: int) -> sfn.IChainable:
+    """Every task that can fail hands over to Recover. Recover and TellFailed cannot: that would be a circle; the
+    execution fails then, and is closed from outside."""
+    check = _call(scope, "CheckDataset", functions.check_dataset)
+    plan = _call(scope, "PlanTraining", functions.plan_training)
+    train = _train(scope)
+    judge = _call(scope, "JudgeModel", functions.judge_model)
+    publish = _call(scope, "PublishModel", functions.publish_model)
+    host = _call(scope, "HostModel", functions.host_model)
+    tell_ready = _call(scope, "TellReady", functions.tell_ready)
+    recover = _call(scope, "Recover", functions.recover, output=INPUT_WITH_ANSWER)
+    tell_failed = _call(scope, "TellFailed", functions.tell_failed, output=INPUT)
+
+    wait = sfn.Wait.jsonata(scope, "WaitForEndpoint", time=sfn.WaitTime.duration(Duration.seconds(poll_seconds)))
+    hosted = (
+        sfn.Choice.jsonata(scope, "IsHosted")
+        .when(
+            sfn.Condition.jsonata("{% $states.input.endpoint_status = 'InService' %}"),
+            tell_ready.next(sfn.Succeed.jsonata(scope, "Ready")),
+        )
+        .otherwise(wait.next(host))
+    )
+    recover.next(
+        sfn.Choice.jsonata(scope, "ShouldRetry")
+        .when(sfn.Condition.jsonata("{% $states.input.retry %}"), plan)
+        .otherwise(tell_failed.next(_failed(scope)))
+    )
+    for task in (check, plan, judge, publish, host, tell_ready):
+        task.add_catch(recover, errors=[sfn.Errors.ALL], outputs=WITH_ERROR)
+    return check.next(plan).next(train).next(judge).next(publish).next(host).next(hosted)
+
+
+def _call(scope: Construct, state: str, function: lambda_.Function, output: str = ANSWER) -> tasks.LambdaInvoke:
+    """Hands the whole payload to the function. Retries only what Lambda itself got wrong."""
+    return tasks.LambdaInvoke.jsonata(
+        scope,
+        f"{state}State",
+        state_name=state,
+        lambda_function=function,
+        payload=sfn.TaskInput.from_text(INPUT),
+        outputs=output,
+        retry_on_service_exceptions=True,
+    )
+
+
+def _train(scope: Construct) -> sfn.CustomState:
+    """Raw, because the library's task has no field for CompressionType, CheckpointConfig or an uncompressed model.
+
+    Never retried here: a job name can be used once. Recover plans another attempt under another name.
+    """
+    return sfn.CustomState(
+        scope,
+        "Train",
+        state_json={
+            "Type": "Task",
+            "Resource": f"arn:{Aws.PARTITION}:states:::sagemaker:createTrainingJob.sync",
+            "Arguments": "{% $states.input.training_job %}",
+            "Output": TRAINED,
+            # Not by add_catch: that leaves the output of a raw state's catch out.
+            "Catch": [{"ErrorEquals": [sfn.Errors.ALL], "Output": WITH_ERROR, "Next": "Recover"}],
+        },
+    )
+
+
+def _failed(scope: Construct) -> sfn.Fail:
+    return sfn.Fail.jsonata(
+        scope,
+        "Failed",
+        error="{% $states.input.failure.code %}",
+        cause="{% $states.input.failure.cause & ' Cure: ' & $states.input.failure.cure %}",
+    )

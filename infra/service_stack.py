@@ -1,0 +1,119 @@
+"""What can be rebuilt: the pipeline from photos to a hosted subject, and the API in front of it."""
+
+from __future__ import annotations
+
+from aws_cdk import CfnOutput, Stack
+from constructs import Construct
+
+from contracts.storage import (
+    BASE_MODELS,
+    CHECKPOINTS,
+    DATASETS,
+    GENERATIONS,
+    INFERENCE,
+    INFERENCE_FAILURE,
+    INFERENCE_OUTPUT,
+    MANIFEST,
+    MANIFESTS,
+    MODELS,
+    PROGRESS,
+    REPORTS,
+    SNAPSHOTS,
+)
+from infra.constructs.alarms import Alarms
+from infra.constructs.dataset_intake import DatasetIntake
+from infra.constructs.functions import Functions
+from infra.constructs.generation_api import GenerationApi
+from infra.constructs.messaging import topic
+from infra.constructs.model_hosting import ModelHosting
+from infra.constructs.training_pipeline import TrainingPipeline
+from infra.data_stack import DataStack
+from infra.grants import keep_rows, list_objects, read_objects, write_objects
+from infra.settings import Settings
+
+
+class ServiceStack(Stack):
+    def __init__(self, scope: Construct, id: str, *, settings: Settings, data: DataStack) -> None:
+        super().__init__(
+            scope,
+            id,
+            description="Dreamdrop: from dropped photos to pictures on request.",
+            termination_protection=settings.termination_protection,
+        )
+        bucket, table = data.bucket, data.table
+        subject_topic = topic(self, "SubjectTopic")
+        functions = Functions(self, "Functions", settings=settings, bucket=bucket, table=table)
+        hosting = ModelHosting(self, "Hosting", settings=settings, functions=functions)
+        training = TrainingPipeline(
+            self,
+            "Training",
+            settings=settings,
+            functions=functions,
+            host_model=hosting.host_model,
+            subject_topic=subject_topic,
+        )
+        intake = DatasetIntake(
+            self,
+            "Intake",
+            functions=functions,
+            bucket=bucket,
+            machine=training.machine,
+            subject_topic=subject_topic,
+            quiet_period_seconds=settings.quiet_period_seconds,
+        )
+        api = GenerationApi(self, "Api", settings=settings, functions=functions)
+        alarms = Alarms(
+            self,
+            "Alarms",
+            dead_letters={
+                "Datasets": intake.dead_letters,
+                "Generations": hosting.dead_letters,
+                "BrokenExecutions": training.dead_letters,
+            },
+            machine=training.machine,
+        )
+
+        states = training.states
+        for function in (
+            intake.take_dataset,
+            states.check_dataset,
+            states.plan_training,
+            states.judge_model,
+            states.publish_model,
+            states.host_model,
+            states.tell_ready,
+            states.tell_failed,
+            training.close_execution,
+            hosting.record_generation,
+            api.function,
+        ):
+            keep_rows(table, function)
+        for function in (intake.take_dataset, states.tell_ready, states.tell_failed, training.close_execution):
+            subject_topic.grant_publish(function)
+
+        list_objects(bucket, intake.take_dataset, f"{DATASETS}*")
+        write_objects(bucket, intake.take_dataset, f"{MANIFESTS}*")
+        training.machine.grant_start_execution(intake.take_dataset)
+
+        read_objects(bucket, states.check_dataset, f"{DATASETS}*", f"{MANIFESTS}*", f"{BASE_MODELS}*/{MANIFEST}")
+        write_objects(bucket, states.check_dataset, f"{SNAPSHOTS}*", f"{REPORTS}*")
+        read_objects(bucket, training.role, f"{SNAPSHOTS}*", f"{BASE_MODELS}*", f"{CHECKPOINTS}*")
+        write_objects(bucket, training.role, f"{MODELS}*", f"{CHECKPOINTS}*")
+
+        read_objects(bucket, states.judge_model, f"{MODELS}*")
+        read_objects(bucket, states.publish_model, f"{MODELS}*")
+        write_objects(bucket, states.publish_model, f"{MODELS}*/{MANIFEST}")
+        read_objects(bucket, states.host_model, f"{BASE_MODELS}*/{MANIFEST}")
+
+        read_objects(bucket, hosting.role, f"{BASE_MODELS}*", f"{MODELS}*")
+        write_objects(bucket, hosting.role, f"{INFERENCE_OUTPUT}/*", f"{INFERENCE_FAILURE}/*")
+        read_objects(bucket, hosting.record_generation, f"{INFERENCE}*")
+        write_objects(bucket, hosting.record_generation, f"{GENERATIONS}*")
+
+        read_objects(bucket, api.function, f"{GENERATIONS}*", f"{CHECKPOINTS}*/{PROGRESS}")
+        hosting.allow_drawing(api.function)
+
+        CfnOutput(self, "ApiUrl", value=api.url)
+        CfnOutput(self, "StateMachineArn", value=training.machine.state_machine_arn)
+        CfnOutput(self, "SubjectTopicArn", value=subject_topic.topic_arn)
+        CfnOutput(self, "AlarmTopicArn", value=alarms.topic.topic_arn)

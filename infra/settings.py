@@ -1,0 +1,122 @@
+"""Everything that differs between the environments, typed and frozen. Nothing here reads the machine."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from aws_cdk import RemovalPolicy
+from aws_cdk.aws_logs import RetentionDays
+from aws_cdk.aws_stepfunctions import LogLevel
+
+from contracts.storage import MAX_RESOURCE_PREFIX_LENGTH, RESOURCE_PREFIX_PATTERN
+
+HOUR = 3600
+
+# All have 16 GB of GPU memory or more. The next rung is taken when one has no capacity or no quota.
+TRAINING_INSTANCE_TYPES = ("ml.g5.xlarge", "ml.g5.2xlarge", "ml.g4dn.xlarge", "ml.g6.xlarge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throttling:
+    """Of the whole API: requests a second, and how many may come at once."""
+
+    rate: int
+    burst: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    prefix: str = "dreamdrop"
+    """Starts the name of everything that is created at run time."""
+
+    quiet_period_seconds: int
+    """A dataset is taken when nothing has arrived for so long. Delay of an SQS message: at most 900."""
+
+    default_base_model: str
+    training_instance_types: tuple[str, ...] = TRAINING_INSTANCE_TYPES
+    training_max_seconds: int
+    """MaxRuntimeInSeconds of one training job."""
+
+    training_budget_dollars: float
+    """A training whose time limit would cost more is refused."""
+
+    machine_timeout_seconds: int
+    """One execution in all: every attempt at training, and the endpoint's start."""
+
+    inference_instance_type: str = "ml.g5.xlarge"
+    inference_max_instances: int
+    endpoint_poll_seconds: int
+    url_lifetime_seconds: int = HOUR
+    api_throttling: Throttling
+
+    versioned_data: bool
+    data_removal: RemovalPolicy
+    """What becomes of photos, models and rows when the data stack is deleted."""
+
+    log_removal: RemovalPolicy
+    log_retention: RetentionDays
+    machine_log_level: LogLevel
+    termination_protection: bool
+
+
+LOCAL = Settings(
+    quiet_period_seconds=2,
+    default_base_model="tiny",
+    training_max_seconds=HOUR // 2,
+    training_budget_dollars=5,
+    machine_timeout_seconds=2 * HOUR,
+    inference_max_instances=1,
+    endpoint_poll_seconds=1,
+    api_throttling=Throttling(rate=100, burst=200),
+    versioned_data=False,
+    data_removal=RemovalPolicy.DESTROY,
+    log_removal=RemovalPolicy.DESTROY,
+    log_retention=RetentionDays.ONE_DAY,
+    machine_log_level=LogLevel.ALL,
+    termination_protection=False,
+)
+
+SANDBOX = Settings(
+    quiet_period_seconds=60,
+    default_base_model="stable-diffusion-2-1-base",
+    training_max_seconds=3 * HOUR,
+    training_budget_dollars=5,
+    machine_timeout_seconds=24 * HOUR,
+    inference_max_instances=1,
+    endpoint_poll_seconds=20,
+    api_throttling=Throttling(rate=10, burst=20),
+    versioned_data=False,
+    data_removal=RemovalPolicy.RETAIN,
+    log_removal=RemovalPolicy.DESTROY,
+    log_retention=RetentionDays.ONE_MONTH,
+    machine_log_level=LogLevel.ALL,
+    termination_protection=False,
+)
+
+PRODUCTION = replace(
+    SANDBOX,
+    quiet_period_seconds=120,
+    training_budget_dollars=20,
+    inference_max_instances=4,
+    api_throttling=Throttling(rate=50, burst=100),
+    versioned_data=True,
+    log_removal=RemovalPolicy.RETAIN,
+    log_retention=RetentionDays.SIX_MONTHS,
+    machine_log_level=LogLevel.ERROR,
+    termination_protection=True,
+)
+
+ENVIRONMENTS = {"local": LOCAL, "sandbox": SANDBOX, "production": PRODUCTION}
+
+
+def settings_for(environment: str, prefix: str) -> Settings:
+    """Raises ValueError, naming the cure, for an environment or a prefix that cannot be used."""
+    if environment not in ENVIRONMENTS:
+        raise ValueError(f"There is no environment {environment!r}. Use one of: {', '.join(ENVIRONMENTS)}.")
+    if len(prefix) > MAX_RESOURCE_PREFIX_LENGTH or not re.fullmatch(RESOURCE_PREFIX_PATTERN, prefix):
+        raise ValueError(
+            f"The prefix {prefix!r} is not usable. Use at most {MAX_RESOURCE_PREFIX_LENGTH} lower-case letters, "
+            "digits and single hyphens; start with a letter."
+        )
+    return replace(ENVIRONMENTS[environment], prefix=prefix)

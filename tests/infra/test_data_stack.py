@@ -1,0 +1,55 @@
+"""What must survive, survives."""
+
+from __future__ import annotations
+
+from contracts.generation import KEEP_GENERATIONS_DAYS
+from tests.infra.synthesis import Synthesis
+
+BUCKET = "DataBucketE3889A50"
+TABLE = "TableCD117FA1"
+
+
+def test_the_logical_ids_of_bucket_and_table_never_change(production: Synthesis) -> None:
+    assert list(production.resources("AWS::S3::Bucket")) == [BUCKET]
+    assert list(production.resources("AWS::DynamoDB::Table")) == [TABLE]
+    assert {BUCKET, TABLE} <= set(production.data["Resources"])
+
+
+def test_production_keeps_its_data_when_the_stack_is_deleted(production: Synthesis) -> None:
+    for name in (BUCKET, TABLE):
+        resource = production.data["Resources"][name]
+        assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    table = production.data["Resources"][TABLE]["Properties"]
+    assert table["DeletionProtectionEnabled"] is True
+    assert production.data["Resources"][BUCKET]["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
+
+
+def test_the_local_cloud_leaves_nothing_behind(local: Synthesis) -> None:
+    assert {local.data["Resources"][name]["DeletionPolicy"] for name in (BUCKET, TABLE)} == {"Delete"}
+
+
+def test_the_bucket_is_private_and_tells_eventbridge(production: Synthesis) -> None:
+    bucket = production.data["Resources"][BUCKET]["Properties"]
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    assert bucket["NotificationConfiguration"] == {"EventBridgeConfiguration": {"EventBridgeEnabled": True}}
+
+
+def test_answers_pictures_and_checkpoints_expire_and_models_do_not(production: Synthesis) -> None:
+    rules = production.data["Resources"][BUCKET]["Properties"]["LifecycleConfiguration"]["Rules"]
+    expiring = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule}
+    assert expiring == {"inference/": KEEP_GENERATIONS_DAYS, "generations/": KEEP_GENERATIONS_DAYS, "checkpoints/": 30}
+    assert any("AbortIncompleteMultipartUpload" in rule for rule in rules)
+
+
+def test_the_table_forgets_expired_rows_and_can_be_restored(production: Synthesis) -> None:
+    table = production.data["Resources"][TABLE]["Properties"]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert [key["AttributeName"] for key in table["KeySchema"]] == ["pk", "sk"]
+
+
+def test_the_outputs_that_clients_read_are_there(production: Synthesis) -> None:
+    assert {"DataBucketName", "TableName"} <= set(production.data["Outputs"])
+    assert {"ApiUrl", "StateMachineArn", "SubjectTopicArn"} <= set(production.service["Outputs"])

@@ -1,0 +1,66 @@
+"""Every function gets what its handler reads, no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contracts import environment
+from contracts.environment import StoreEnvironment
+from infra.settings import PRODUCTION
+from tests.infra.synthesis import Synthesis
+
+ENVIRONMENTS: dict[str, type[StoreEnvironment]] = {
+    "lambdas.intake.take_dataset.handler": environment.IntakeEnvironment,
+    "lambdas.pipeline.check_dataset.handler": environment.CheckEnvironment,
+    "lambdas.pipeline.plan_training.handler": environment.PlanEnvironment,
+    "lambdas.pipeline.judge_model.handler": environment.StoreEnvironment,
+    "lambdas.pipeline.publish_model.handler": environment.StoreEnvironment,
+    "lambdas.hosting.host_model.handler": environment.HostEnvironment,
+    "lambdas.pipeline.tell_ready.handler": environment.TellEnvironment,
+    "lambdas.pipeline.recover.handler": environment.PlanEnvironment,
+    "lambdas.pipeline.tell_failed.handler": environment.TellEnvironment,
+    "lambdas.pipeline.close_execution.handler": environment.TellEnvironment,
+    "lambdas.api.app.handler": environment.ApiEnvironment,
+    "lambdas.api.record_generation.handler": environment.StoreEnvironment,
+}
+
+
+def variables(function: dict[str, Any]) -> dict[str, str]:
+    """References to other resources become a word."""
+    declared: dict[str, Any] = function["Environment"]["Variables"]
+    return {name: value if isinstance(value, str) else "reference" for name, value in declared.items()}
+
+
+def test_there_is_a_function_for_every_handler_and_no_other(local: Synthesis) -> None:
+    assert set(local.functions()) == set(ENVIRONMENTS)
+
+
+def test_the_variables_of_each_function_are_exactly_those_of_its_model(production: Synthesis) -> None:
+    for handler, function in production.functions().items():
+        model, declared = ENVIRONMENTS[handler], variables(function)
+        model.from_variables(declared)
+        ours = {name.lower() for name in declared if not name.startswith("POWERTOOLS_")}
+        assert ours == set(model.model_fields), handler
+
+
+def test_ladder_limit_and_budget_survive_the_way_through_the_variables(production: Synthesis) -> None:
+    declared = variables(production.functions()["lambdas.pipeline.plan_training.handler"])
+    planned = environment.PlanEnvironment.from_variables(declared)
+    assert planned.training_instance_types == ["ml.g5.xlarge", "ml.g5.2xlarge", "ml.g4dn.xlarge", "ml.g6.xlarge"]
+    assert planned.training_max_seconds == PRODUCTION.training_max_seconds
+    assert planned.training_budget_dollars == PRODUCTION.training_budget_dollars
+
+
+def test_every_function_is_made_the_one_way(production: Synthesis) -> None:
+    for handler, function in production.functions().items():
+        assert function["Runtime"] == "python3.13", handler
+        assert function["Architectures"] == ["arm64"], handler
+        assert function["TracingConfig"] == {"Mode": "Active"}, handler
+        assert function["Layers"] == [{"Ref": "FunctionsPowertoolsLayer26A63671"}], handler
+        assert "LogGroup" in function["LoggingConfig"], handler
+
+
+def test_every_log_is_forgotten_some_day(production: Synthesis) -> None:
+    groups = production.properties("AWS::Logs::LogGroup")
+    assert len(groups) == len(ENVIRONMENTS) + 2  # of the state machine and of the API
+    assert {group["RetentionInDays"] for group in groups.values()} == {180}

@@ -1,0 +1,141 @@
+"""Who may do what: no wildcard actions, no managed policies, roles passed to SageMaker only."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.infra.synthesis import Resource, Synthesis, listed, statements
+
+# Actions that know no resource, or whose resource has no name yet.
+WITHOUT_RESOURCE = {
+    "ecr:GetAuthorizationToken",
+    "cloudwatch:PutMetricData",
+    "xray:PutTraceSegments",
+    "xray:PutTelemetryRecords",
+    "xray:GetSamplingRules",
+    "xray:GetSamplingTargets",
+    "application-autoscaling:DescribeScalableTargets",
+    "application-autoscaling:DescribeScalingPolicies",
+    "application-autoscaling:RegisterScalableTarget",
+    "application-autoscaling:PutScalingPolicy",
+    # log delivery of a state machine: https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
+    "logs:CreateLogDelivery",
+    "logs:GetLogDelivery",
+    "logs:UpdateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:DescribeResourcePolicies",
+    "logs:DescribeLogGroups",
+}
+
+# Start of a role's logical id -> the only keys that it may write.
+WRITES = {
+    "IntakeTakeDataset": {"manifests/*"},
+    "TrainingCheckDataset": {"snapshots/*", "reports/*"},
+    "TrainingRole": {"models/*", "checkpoints/*"},
+    "TrainingPublishModel": {"models/*/manifest.json"},
+    "HostingRole": {"inference/output/*", "inference/failure/*"},
+    "HostingRecordGeneration": {"generations/*"},
+}
+
+
+def allowances(synthesis: Synthesis) -> list[tuple[str, Resource]]:
+    found = statements(synthesis.properties("AWS::IAM::Policy"))
+    for name, role in synthesis.properties("AWS::IAM::Role").items():
+        found += [(name, one) for policy in role.get("Policies", []) for one in policy["PolicyDocument"]["Statement"]]
+    return [(name, one) for name, one in found if one["Effect"] == "Allow"]
+
+
+def text(value: Any) -> str:
+    return json.dumps(value)
+
+
+def test_no_policy_allows_a_family_of_actions(production: Synthesis) -> None:
+    wide = [(name, action) for name, one in allowances(production) for action in listed(one["Action"]) if "*" in action]
+    assert wide == []
+
+
+def test_no_role_has_a_managed_policy(production: Synthesis) -> None:
+    roles = production.properties("AWS::IAM::Role")
+    assert len(roles) == 15  # 12 functions, the state machine, and SageMaker's two
+    assert [name for name, role in roles.items() if role.get("ManagedPolicyArns")] == []
+
+
+def test_every_resource_is_named_unless_the_action_knows_none(production: Synthesis) -> None:
+    unnamed = {
+        action
+        for _, one in allowances(production)
+        for action in listed(one["Action"])
+        if "*" in listed(one["Resource"])
+    }
+    assert unnamed <= WITHOUT_RESOURCE
+
+
+def test_roles_are_passed_to_sagemaker_only_and_by_two_principals(production: Synthesis) -> None:
+    passing = {name: one for name, one in allowances(production) if "iam:PassRole" in listed(one["Action"])}
+    assert {re.sub("DefaultPolicy.*", "", name) for name in passing} == {"HostingHostModelRole", "TrainingMachineRole"}
+    for one in passing.values():
+        assert one["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+        assert listed(one["Resource"])[0]["Fn::GetAtt"][0] in ("HostingRole4FF359EC", "TrainingRole4C1607BC")
+
+
+def test_sagemaker_is_touched_only_below_the_prefix(production: Synthesis) -> None:
+    for name, one in allowances(production):
+        if any(action.startswith("sagemaker:") for action in listed(one["Action"])):
+            for resource in listed(one["Resource"]):
+                assert re.search(r":(model|endpoint|endpoint-config|training-job)/dreamdrop-\*", text(resource)), name
+
+
+def test_the_state_machine_may_run_and_stop_training_jobs(production: Synthesis) -> None:
+    """The emulator does not check the machine's own role, so this test does."""
+    own = [one for name, one in allowances(production) if name.startswith("TrainingMachineRole")]
+    actions = {action for one in own for action in listed(one["Action"])}
+    assert {f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")} <= actions
+    assert {"sagemaker:AddTags", "events:PutTargets", "events:PutRule", "events:DescribeRule"} <= actions
+    invoked = next(one["Resource"] for one in own if one["Action"] == "lambda:InvokeFunction")
+    assert sum("Fn::GetAtt" in resource for resource in invoked) == 8
+
+
+def test_each_role_writes_only_its_own_keys(production: Synthesis) -> None:
+    written: dict[str, set[str]] = {}
+    for name, one in allowances(production):
+        if "s3:PutObject" in listed(one["Action"]):
+            keys = {re.findall(r'"/([^"]+)"', text(resource))[0] for resource in listed(one["Resource"])}
+            (role,) = [start for start in WRITES if name.startswith(start)]
+            written.setdefault(role, set()).update(keys)
+    assert written == WRITES
+
+
+@pytest.mark.parametrize("action", ["sagemaker:InvokeEndpointAsync", "sagemaker:UpdateEndpointWeightsAndCapacities"])
+def test_only_the_api_asks_for_pictures(production: Synthesis, action: str) -> None:
+    asking = [name for name, one in allowances(production) if action in listed(one["Action"])]
+    assert len(asking) == 1
+    assert asking[0].startswith("ApiFunctionRole")
+
+
+def test_every_bucket_queue_and_topic_refuses_plain_http(production: Synthesis) -> None:
+    policies = {
+        kind: [
+            text(one["Resource"])
+            for _, one in statements(production.properties(kind))
+            if one["Effect"] == "Deny" and one["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+        ]
+        for kind in ("AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy")
+    }
+    for kind, guards in zip(("AWS::S3::Bucket", "AWS::SQS::Queue", "AWS::SNS::Topic"), policies.values(), strict=True):
+        names = production.resources(kind)
+        assert names
+        assert [name for name in names if not any(name in guard for guard in guards)] == []
+
+
+def test_only_rules_and_our_topics_may_send_to_the_queues(production: Synthesis) -> None:
+    sending = [one for _, one in statements(production.properties("AWS::SQS::QueuePolicy")) if one["Effect"] == "Allow"]
+    assert len(sending) == 4
+    for one in sending:
+        assert one["Principal"]["Service"] in ("events.amazonaws.com", "sns.amazonaws.com")
+        assert set(one["Condition"]["ArnEquals"]) == {"aws:SourceArn"}

@@ -1,0 +1,31 @@
+"""Settings are refused early, with the cure."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.settings import ENVIRONMENTS, settings_for
+
+SQS_LONGEST_DELAY = 900
+
+
+@pytest.mark.parametrize("prefix", ["", "Dreamdrop", "1st", "dream_drop", "dreamdrop-", "a" * 16])
+def test_a_prefix_that_cannot_start_a_resource_name_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="lower-case letters"):
+        settings_for("sandbox", prefix)
+
+
+def test_an_unknown_environment_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="local, sandbox, production"):
+        settings_for("staging", "dreamdrop")
+
+
+def test_the_prefix_reaches_the_settings() -> None:
+    assert settings_for("local", "team-a").prefix == "team-a"
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_execution_outlives_a_training_and_a_quiet_period_fits_a_queue(environment: str) -> None:
+    settings = settings_for(environment, "dreamdrop")
+    assert settings.machine_timeout_seconds > settings.training_max_seconds
+    assert settings.quiet_period_seconds <= SQS_LONGEST_DELAY

@@ -1,0 +1,90 @@
+"""Events, queues, routes and alarms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra.settings import LOCAL, PRODUCTION
+from tests.infra.synthesis import Synthesis
+
+SIGNED = {"POST /v1/generations", "GET /v1/generations/{id}", "GET /v1/subjects", "GET /v1/subjects/{subject}"}
+OPEN = {"GET /", "GET /v1/openapi.json"}
+
+
+def only(found: dict[str, Any]) -> Any:
+    (value,) = found.values()
+    return value
+
+
+def queue(synthesis: Synthesis, start: str) -> Any:
+    return only({n: q for n, q in synthesis.properties("AWS::SQS::Queue").items() if n.startswith(start)})
+
+
+def test_a_dropped_file_waits_out_the_quiet_period(local: Synthesis, production: Synthesis) -> None:
+    rules = production.properties("AWS::Events::Rule")
+    dropped = only({n: r for n, r in rules.items() if n.startswith("IntakeFileDropped")})
+    assert dropped["EventPattern"]["detail-type"] == ["Object Created"]
+    assert dropped["EventPattern"]["detail"]["object"] == {"key": [{"prefix": "datasets/"}]}
+    assert dropped["Targets"][0]["Arn"]["Fn::GetAtt"][0].startswith("IntakeQueue")
+    assert queue(production, "IntakeQueue")["DelaySeconds"] == PRODUCTION.quiet_period_seconds
+    assert queue(local, "IntakeQueue")["DelaySeconds"] == LOCAL.quiet_period_seconds
+
+
+def test_every_work_queue_names_its_failures_and_sets_them_aside(production: Synthesis) -> None:
+    functions = production.properties("AWS::Lambda::Function")
+    mappings = production.properties("AWS::Lambda::EventSourceMapping")
+    assert len(mappings) == 2
+    for mapping in mappings.values():
+        assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        source = production.properties("AWS::SQS::Queue")[mapping["EventSourceArn"]["Fn::GetAtt"][0]]
+        assert source["RedrivePolicy"]["maxReceiveCount"] == 5
+        timeout = functions[mapping["FunctionName"]["Ref"]]["Timeout"]
+        assert source["VisibilityTimeout"] >= 6 * timeout
+
+
+def test_both_outcomes_of_a_generation_reach_the_same_queue_raw(production: Synthesis) -> None:
+    subscriptions = production.properties("AWS::SNS::Subscription").values()
+    assert {one["TopicArn"]["Ref"] for one in subscriptions} == {"HostingDrawnA1CA42A5", "HostingNotDrawnE1BEC3AC"}
+    assert {one["Endpoint"]["Fn::GetAtt"][0] for one in subscriptions} == {"HostingAnswers4D0F5D36"}
+    assert all(one["RawMessageDelivery"] for one in subscriptions)
+
+
+def test_a_broken_execution_of_this_machine_is_closed(production: Synthesis) -> None:
+    rules = production.properties("AWS::Events::Rule")
+    broken = only({n: r for n, r in rules.items() if n.startswith("TrainingExecutionBroken")})
+    (machine,) = production.resources("AWS::StepFunctions::StateMachine")
+    assert broken["EventPattern"]["detail"] == {
+        "status": ["FAILED", "TIMED_OUT", "ABORTED"],
+        "stateMachineArn": [{"Ref": machine}],
+    }
+    assert broken["Targets"][0]["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
+    refused = only(production.properties("AWS::Lambda::EventInvokeConfig"))
+    assert refused["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
+
+
+def test_callers_sign_every_route_but_the_page_and_the_contract(local: Synthesis, production: Synthesis) -> None:
+    for synthesis in (local, production):
+        routes = synthesis.properties("AWS::ApiGatewayV2::Route").values()
+        authorization = {route["RouteKey"]: route["AuthorizationType"] for route in routes}
+        assert authorization == {**dict.fromkeys(SIGNED, "AWS_IAM"), **dict.fromkeys(OPEN, "NONE")}
+
+
+def test_the_api_is_throttled_and_logs_its_callers(production: Synthesis) -> None:
+    stage = only(production.properties("AWS::ApiGatewayV2::Stage"))
+    assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 50, "ThrottlingBurstLimit": 100}
+    assert "$context.identity.userArn" in stage["AccessLogSettings"]["Format"]
+
+
+def test_every_dead_letter_queue_has_an_alarm_that_is_heard(production: Synthesis) -> None:
+    alarms = production.properties("AWS::CloudWatch::Alarm").values()
+    watched = {
+        dimension["Value"]["Fn::GetAtt"][0]
+        for alarm in alarms
+        for dimension in alarm["Dimensions"]
+        if dimension["Name"] == "QueueName"
+    }
+    dead_letters = {name for name in production.resources("AWS::SQS::Queue") if "DeadLetters" in name}
+    assert len(dead_letters) == 3
+    assert watched == dead_letters
+    assert all(alarm["AlarmActions"] for alarm in alarms)
+    assert {alarm["MetricName"] for alarm in alarms} >= {"ExecutionsFailed", "ExecutionsTimedOut"}
