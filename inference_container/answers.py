@@ -1,0 +1,47 @@
+"""From drawn pictures to the body of the answer: JumpStart's RGB arrays, or base64 JPEG or PNG, seeds and timings."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+from PIL import Image
+
+from contracts.generation import InferenceAnswer, InferenceTimings
+from inference_container.generator import Drawing, Pixels
+from inference_container.payload import Invocation
+
+JPEG_QUALITY = 95
+
+
+def render(invocation: Invocation, drawing: Drawing) -> bytes:
+    """A JSON document for one invocation and what was drawn for it."""
+    prompt = invocation.payload.prompt
+    if invocation.form == "rgb":
+        arrays = [picture.tolist() for picture in drawing.pictures]
+        return _compact(_under_key(invocation, arrays) | {"prompt": prompt})
+    encoded = [_base64_image(picture, invocation.form) for picture in drawing.pictures]
+    if invocation.plain_text:
+        return _compact(_under_key(invocation, encoded) | {"prompt": prompt})
+    answer = InferenceAnswer(
+        generated_images=encoded,
+        prompt=prompt,
+        seeds=drawing.seeds,
+        timings=InferenceTimings(load_ms=drawing.load_ms, compute_ms=drawing.compute_ms),
+    )
+    return answer.model_dump_json().encode()
+
+
+def _under_key(invocation: Invocation, pictures: list[object] | list[str]) -> dict[str, object]:
+    return {"generated_image": pictures[0]} if invocation.plain_text else {"generated_images": pictures}
+
+
+def _compact(document: dict[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _base64_image(picture: Pixels, form: str) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format=form.upper(), quality=JPEG_QUALITY)
+    return base64.b64encode(buffer.getvalue()).decode()

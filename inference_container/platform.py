@@ -1,0 +1,47 @@
+"""What SageMaker's hosting gives a container: a directory, a port and the environment. Nothing else here knows them.
+
+Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html. On a laptop the base
+directory and the port are set, so that several containers can run side by side as processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DRAIN_SECONDS = 25.0  # SIGKILL follows SIGTERM after 30 s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    base_directory: Path
+    host: str
+    port: int
+    data_bucket: str | None
+
+    @property
+    def model_directory(self) -> Path:
+        """The imported base model; complete before the container starts."""
+        return self.base_directory / "model"
+
+    @property
+    def subject_directory(self) -> Path:
+        """Fetched subjects; made by this container."""
+        return self.base_directory / "cache" / "subjects"
+
+    @classmethod
+    def from_environment(cls, variables: Mapping[str, str]) -> Platform:
+        """Without SAGEMAKER_BIND_TO_PORT: port 8080 on every interface; with it: that port on this machine only.
+
+        Raises ValueError for a port that is none.
+        """
+        port = variables.get("SAGEMAKER_BIND_TO_PORT")
+        if port is not None and not (port.isdecimal() and 0 <= int(port) < 2**16):
+            raise ValueError(f"SAGEMAKER_BIND_TO_PORT: {port!r} is not a port number")
+        return cls(
+            base_directory=Path(variables.get("SAGEMAKER_BASE_DIR", "/opt/ml")),
+            host="0.0.0.0" if port is None else "127.0.0.1",  # noqa: S104  the platform calls from outside
+            port=8080 if port is None else int(port),
+            data_bucket=variables.get("DATA_BUCKET") or None,
+        )

@@ -1,0 +1,124 @@
+"""Published versions of subjects: fetched from the data bucket, checked, and kept on disk up to a number of bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
+
+from contracts.artifact import LORA_WEIGHTS, FileEntry, VersionManifest
+from contracts.errors import HostingFailed, UnknownSubject
+from contracts.storage import version_manifest_key, version_prefix
+from inference_container.files import DamagedFile, path_within, verify
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_TRAINABLE_FOLDERS = ("unet", "text_encoder")  # the rest of a full model is the base model's
+_PARTIAL = ".partial-"
+_NOT_THERE = ("NoSuchKey", "404")
+
+
+class SubjectStore:
+    """Not for several processes on one directory."""
+
+    def __init__(self, s3: S3Client, bucket: str, directory: Path, budget_bytes: int) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._directory = directory
+        self._budget_bytes = budget_bytes
+        directory.mkdir(parents=True, exist_ok=True)
+        for left_over in directory.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(left_over)
+
+    def manifest(self, subject: str, version: str) -> VersionManifest:
+        """Raises UnknownSubject, or HostingFailed when the bucket cannot be read or the manifest is not one."""
+        key = version_manifest_key(subject, version)
+        try:
+            content = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _NOT_THERE:
+                raise UnknownSubject(f"There is no version {version} of subject {subject}.") from error
+            raise HostingFailed(f"The manifest of {subject} {version} cannot be read ({error}).") from error
+        except BotoCoreError as error:
+            raise HostingFailed(f"The manifest of {subject} {version} cannot be read ({error}).") from error
+        try:
+            manifest = VersionManifest.model_validate_json(content)
+        except ValidationError as error:
+            raise HostingFailed(f"The manifest of {subject} {version} is damaged.") from error
+        own_prefix = version_prefix(subject, version)
+        inside = manifest.prefix.startswith(own_prefix) and manifest.prefix.endswith("/")
+        if (manifest.subject, manifest.version) != (subject, version) or not inside:
+            raise HostingFailed(f"The manifest of {subject} {version} describes something else.")
+        return manifest
+
+    def fetch(self, manifest: VersionManifest) -> Path:
+        """A directory with the files that drawing needs, verified just now.
+
+        Raises HostingFailed when they cannot be had whole.
+        """
+        files = needed_files(manifest)
+        directory = self._directory / f"{manifest.subject}_{manifest.version}"
+        if directory.is_dir():
+            try:
+                verify(directory, files)
+            except DamagedFile:
+                shutil.rmtree(directory)
+        if not directory.is_dir():
+            self._make_room(sum(entry.size for entry in files))
+            self._download(manifest, files, directory)
+        os.utime(directory)  # the time of the last use orders the evictions
+        return directory
+
+    def _download(self, manifest: VersionManifest, files: list[FileEntry], directory: Path) -> None:
+        """Into a partial directory that gets its name once it is complete: half a model is never seen."""
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=self._directory) as temporary:
+            partial = Path(temporary) / "files"
+            partial.mkdir()
+            try:
+                for entry in files:
+                    target = path_within(partial, entry.path)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self._s3.download_file(self._bucket, manifest.prefix + entry.path, str(target))
+                verify(partial, files)
+            except (ClientError, BotoCoreError, DamagedFile, OSError) as error:
+                name = f"{manifest.subject} {manifest.version}"
+                raise HostingFailed(f"The model {name} cannot be fetched whole: {error}.") from error
+            partial.rename(directory)
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        kept = {path: _size(path) for path in self._directory.iterdir() if path.is_dir()}
+        for path in sorted(kept, key=lambda path: path.stat().st_mtime_ns):
+            if sum(kept.values()) + wanted_bytes <= self._budget_bytes:
+                return
+            shutil.rmtree(path)
+            del kept[path]
+
+
+def needed_files(manifest: VersionManifest) -> list[FileEntry]:
+    """The adapter alone for method lora; the trained parts for method full. All else stays behind.
+
+    Raises HostingFailed when the version lacks its weights or a path leaves the directory.
+    """
+    name = f"{manifest.subject} {manifest.version}"
+    for entry in manifest.artifact.files:
+        try:
+            path_within(Path(), entry.path)
+        except DamagedFile as error:
+            raise HostingFailed(f"The manifest of {name} is not usable: {error}.") from error
+    if manifest.artifact.method == "lora":
+        files = [entry for entry in manifest.artifact.files if entry.path == LORA_WEIGHTS]
+    else:
+        files = [entry for entry in manifest.artifact.files if entry.path.partition("/")[0] in _TRAINABLE_FOLDERS]
+    if not any(entry.path.endswith(".safetensors") for entry in files):
+        raise HostingFailed(f"The model {name} has no weights.")
+    return files
+
+
+def _size(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

@@ -1,0 +1,147 @@
+"""The server's side of the worker: starts it, asks it, and starts another when it dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.errors import GenerationFailed
+from contracts.generation import INVOCATION_TIMEOUT_SECONDS
+from inference_container import frames
+
+MAX_FAILED_STARTS = 3
+KILL_AFTER_SECONDS = 2.0
+_WORKER_VARIABLES = {"TRANSFORMERS_VERBOSITY": "error"}  # read while it is imported
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+
+
+class WorkerProcess:
+    """One worker at a time, one request at a time. `on_hopeless` is called once when no worker can be started."""
+
+    def __init__(self, on_hopeless: Callable[[], None], timeout_seconds: float = INVOCATION_TIMEOUT_SECONDS) -> None:
+        self._on_hopeless = on_hopeless
+        self._timeout_seconds = timeout_seconds
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()  # guards what follows
+        self._current: _Worker | None = None
+        self._ready = False
+        self._ended = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._keep_one_running, daemon=True).start()
+
+    @property
+    def ready(self) -> bool:
+        """True while a worker that has loaded the base model is running."""
+        return self._ready and self._current is not None and self._current.process.poll() is None
+
+    def ask(self, header: dict[str, Any]) -> frames.Frame:
+        """Waits for the worker, then for its answer. Raises GenerationFailed when the worker dies or is too slow."""
+        with self._turn:
+            worker = self._wait_until_ready()
+            try:
+                frames.send(worker.connection, header)
+                return frames.receive(worker.connection)
+            except TimeoutError as error:
+                self._discard(worker)
+                raise GenerationFailed(
+                    f"Drawing took longer than {self._timeout_seconds:g} s.", "Ask for fewer pictures or steps."
+                ) from error
+            except OSError as error:
+                self._discard(worker)
+                raise GenerationFailed("The generating process died while it was drawing.") from error
+
+    def stop(self) -> None:
+        """Ends the worker, whatever it is doing."""
+        with self._changed:
+            self._ended, self._ready = True, False
+            worker = self._current
+            self._changed.notify_all()
+        if worker is None:
+            return
+        worker.connection.close() if worker.process.poll() is not None else _hang_up(worker)
+
+    def _keep_one_running(self) -> None:
+        failed_starts = 0
+        while (worker := self._launch()) is not None:
+            started = self._await_ready(worker)
+            code = worker.process.wait()
+            with self._changed:
+                self._ready = False
+            worker.connection.close()
+            if self._ended:
+                return
+            _log.error("the worker ended with %d", code)
+            failed_starts = 0 if started else failed_starts + 1
+            if code == os.EX_CONFIG or failed_starts >= MAX_FAILED_STARTS:
+                self._give_up()
+                return
+            time.sleep(failed_starts)
+
+    def _launch(self) -> _Worker | None:
+        with self._changed:
+            if self._ended:
+                return None
+            ours, theirs = socket.socketpair()
+            with theirs:
+                command = [sys.executable, "-m", "inference_container.worker", str(theirs.fileno())]
+                process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=os.environ | _WORKER_VARIABLES
+                )
+            self._current = _Worker(process, ours)
+            return self._current
+
+    def _await_ready(self, worker: _Worker) -> bool:
+        try:
+            frames.receive(worker.connection)
+        except OSError:
+            return False
+        worker.connection.settimeout(self._timeout_seconds)
+        with self._changed:
+            self._ready = not self._ended
+            self._changed.notify_all()
+        return True
+
+    def _wait_until_ready(self) -> _Worker:
+        with self._changed:
+            self._changed.wait_for(lambda: self.ready or self._ended, self._timeout_seconds)
+            if self._current is None or not self.ready:
+                raise GenerationFailed("The generating process is not running.")
+            return self._current
+
+    def _discard(self, worker: _Worker) -> None:
+        with self._changed:
+            if self._current is worker:
+                self._ready = False
+        worker.process.kill()
+
+    def _give_up(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._on_hopeless()
+
+
+def _hang_up(worker: _Worker) -> None:
+    """The worker ends when its connection does; it is killed if it is too busy to notice."""
+    try:
+        worker.connection.shutdown(socket.SHUT_RDWR)
+        worker.process.wait(KILL_AFTER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        worker.process.kill()
+        worker.process.wait()

@@ -1,0 +1,173 @@
+"""The maths of DreamBooth against closed forms and against diffusers' own schedulers."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from diffusers.optimization import get_scheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor
+
+from contracts.errors import TrainingDiverged
+from contracts.training import Hyperparameters, LrScheduler
+from training_container.dreambooth.draws import StepDraws, generator_for, sample_indices
+from training_container.dreambooth.evaluation import held_out_loss
+from training_container.dreambooth.latents import sample_posterior
+from training_container.dreambooth.loop import RunState, read_losses
+from training_container.dreambooth.loss import combine, loss_step
+from training_container.dreambooth.optimizer import apply_update, build_optimizer, build_scaler
+from training_container.dreambooth.precision import Precision
+from training_container.dreambooth.schedule import NoiseSchedule, learning_rate_at
+
+CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+CPU = Precision(torch.device("cpu"), "no")
+
+
+def schedule(prediction_type: str = "epsilon") -> NoiseSchedule:
+    return NoiseSchedule.from_scheduler_config({**CONFIG, "prediction_type": prediction_type})
+
+
+def draws(batch: int) -> StepDraws:
+    return StepDraws.of(generator_for(0, "test"), (batch, 4, 8, 8), 1000)
+
+
+def moments(batch: int) -> Tensor:
+    return torch.randn((batch, 8, 8, 8), generator=generator_for(0, "moments"))
+
+
+def test_epsilon_noise_and_target_are_those_of_diffusers() -> None:
+    d, latents = draws(5), torch.randn(5, 4, 8, 8)
+    reference = DDPMScheduler(**CONFIG)
+    noisy = reference.add_noise(latents, d.noise, d.timesteps)
+    torch.testing.assert_close(schedule().add_noise(latents, d.noise, d.timesteps), noisy, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(schedule().target(latents, d.noise, d.timesteps), d.noise)
+
+
+def test_velocity_target_is_that_of_diffusers() -> None:
+    d, latents = draws(5), torch.randn(5, 4, 8, 8)
+    velocity = DDPMScheduler(**CONFIG, prediction_type="v_prediction").get_velocity(latents, d.noise, d.timesteps)
+    ours = schedule("v_prediction").target(latents, d.noise, d.timesteps)
+    torch.testing.assert_close(ours, velocity, rtol=1e-5, atol=1e-6)
+
+
+def test_a_prediction_type_that_is_not_supported_is_refused() -> None:
+    with pytest.raises(ValueError, match="sample"):
+        schedule("sample")
+
+
+def test_there_is_noise_at_timestep_zero_even_for_bf16_latents() -> None:
+    zero = torch.zeros(1, 4, 8, 8, dtype=torch.bfloat16)
+    noisy = schedule().add_noise(zero, torch.ones_like(zero), torch.tensor([0]))
+    assert noisy.dtype == torch.float32
+    assert noisy.mean().item() == pytest.approx(math.sqrt(0.00085), rel=1e-4)
+
+
+def test_prior_preservation_is_the_sum_of_two_means() -> None:
+    prediction, target = torch.randn(6, 4, 8, 8), torch.randn(6, 4, 8, 8)
+    squares = (prediction - target) ** 2
+    expected = squares[:3].mean() + 0.3 * squares[3:].mean()
+    torch.testing.assert_close(combine(prediction, target, 0.3), expected)
+
+
+def test_the_prior_weight_reaches_the_gradient_of_the_class_half_only() -> None:
+    target = torch.randn(4, 4, 8, 8)
+
+    def gradient(weight: float) -> Tensor:
+        prediction = torch.zeros(4, 4, 8, 8, requires_grad=True)
+        combine(prediction, target, weight).backward()
+        assert prediction.grad is not None
+        return prediction.grad
+
+    torch.testing.assert_close(gradient(2.0)[:2], gradient(1.0)[:2])
+    torch.testing.assert_close(gradient(2.0)[2:], 2 * gradient(1.0)[2:])
+
+
+def test_the_loss_of_a_step_is_its_closed_form() -> None:
+    d, m = draws(2), moments(2)
+    mean, log_variance = m.chunk(2, dim=1)
+    latents = (mean + torch.exp(log_variance / 2) * d.posterior) * 0.18215
+    noisy = DDPMScheduler(**CONFIG).add_noise(latents, d.noise, d.timesteps)
+    loss = loss_step(lambda x, t, e: 0.5 * x, schedule(), m, torch.zeros(2, 1, 1), d, scaling_factor=0.18215)
+    torch.testing.assert_close(loss, ((0.5 * noisy - d.noise) ** 2).mean(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_posterior_clamps_its_log_variance() -> None:
+    wild = torch.cat([torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), 1000.0)], dim=1)
+    assert sample_posterior(wild, torch.ones(1, 4, 2, 2)).max().item() == pytest.approx(math.exp(10.0), rel=1e-5)
+
+
+def test_every_epoch_sees_every_photo_once_in_an_order_of_its_own() -> None:
+    seen = sample_indices(7, "instance", 0, 30, 10)
+    epochs = [seen[0:10], seen[10:20], seen[20:30]]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert sample_indices(7, "instance", 13, 4, 10) == seen[13:17]
+
+
+def test_draws_depend_on_seed_and_step_and_nothing_else() -> None:
+    def noise(seed: int, step: int) -> Tensor:
+        return torch.randn(8, generator=generator_for(seed, "step", step))
+
+    assert torch.equal(noise(0, 3), noise(0, 3))
+    assert not torch.equal(noise(0, 3), noise(0, 4))
+    assert not torch.equal(noise(0, 3), noise(1, 3))
+
+
+@pytest.mark.parametrize("name", get_args(LrScheduler))
+def test_every_learning_rate_schedule_is_that_of_diffusers(name: LrScheduler) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
+    reference = get_scheduler(name, optimizer, num_warmup_steps=5, num_training_steps=20)
+    ours = learning_rate_at(name, 1e-4, 5, 20)
+    for step in range(20):
+        assert ours(step) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        reference.step()
+
+
+def updated(gradient: float, **settings: float) -> float:
+    weight = torch.nn.Parameter(torch.ones(1))
+    wanted = Hyperparameters(learning_rate=0.1, adam_weight_decay=0.0, **settings)  # type: ignore[arg-type]
+    optimizer = build_optimizer([weight], wanted, CPU, eight_bit=True)
+    weight.grad = torch.full((1,), gradient)
+    apply_update(optimizer, build_scaler(CPU), [weight], learning_rate=0.1, max_grad_norm=wanted.max_grad_norm)
+    assert weight.grad is None
+    return weight.item()
+
+
+@pytest.mark.parametrize("gradient", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_changes_no_weight(gradient: float) -> None:
+    assert updated(gradient) == 1.0
+    assert updated(1.0) == pytest.approx(0.9)
+
+
+def test_gradients_are_clipped_by_the_global_norm() -> None:
+    # with a large epsilon AdamW's first step is lr x gradient / (|gradient| + epsilon)
+    assert updated(50.0, max_grad_norm=0.5, adam_epsilon=1e3) == pytest.approx(1 - 0.1 * 0.5 / 1000.5, abs=1e-7)
+
+
+def test_one_loss_that_is_not_finite_is_survived_and_two_in_a_row_are_not() -> None:
+    state = RunState()
+    assert read_losses(state, [torch.tensor(1.0), torch.tensor(math.nan)]) == [1.0]
+    assert read_losses(state, [torch.tensor(2.0), torch.tensor(math.inf)]) == [2.0]
+    with pytest.raises(TrainingDiverged, match="steps 4 and 5"):
+        read_losses(state, [torch.tensor(math.nan), torch.tensor(3.0)])
+
+
+def test_the_held_out_loss_is_the_same_at_every_call() -> None:
+    def score() -> float:
+        return held_out_loss(lambda x, t, e: x, schedule(), moments(3), torch.zeros(3, 1, 1), scaling_factor=0.2)
+
+    assert score() == score() > 0
+
+
+def test_scaled_fp16_gradients_give_the_update_of_plain_ones() -> None:
+    half = Precision(torch.device("cpu"), "fp16")
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = build_optimizer([weight], Hyperparameters(adam_weight_decay=0.0), half, eight_bit=False)
+    scaler = build_scaler(half)
+    scaler.scale(weight.sum()).backward()
+    apply_update(optimizer, scaler, [weight], learning_rate=0.1, max_grad_norm=1.0)
+    assert weight.item() == pytest.approx(0.9)

@@ -1,0 +1,185 @@
+"""Photos as people send them: turned, transparent, grey, broken, and between files that are no photos."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contracts.errors import EmptyDataset, ImageTooLarge, TooManyImages, UnreadableImage
+from contracts.training import MAX_INSTANCE_IMAGES
+from training_container.dreambooth.dataset import (
+    CropRule,
+    crops_of,
+    image_files,
+    open_picture,
+    read_class_pictures,
+    read_instance_pictures,
+)
+
+RULE = CropRule(resolution=32, center=True, seed=0)
+PROMPT = "a photo of sks toy"
+QUARTERS = {(0, 0): (250, 10, 10), (1, 0): (10, 250, 10), (0, 1): (10, 10, 250), (1, 1): (250, 250, 10)}
+
+
+def four_quarters(size: int = 32) -> Image.Image:
+    half = size // 2
+    picture = Image.new("RGB", (size, size))
+    for (column, row), colour in QUARTERS.items():
+        picture.paste(colour, (column * half, row * half, (column + 1) * half, (row + 1) * half))
+    return picture
+
+
+def as_bytes(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def centre_of(picture: Image.Image) -> tuple[int, ...]:
+    return tuple(int(v) for v in np.asarray(picture.convert("RGB"))[picture.height // 2, picture.width // 2])
+
+
+UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_stands_upright_whatever_its_exif_orientation(orientation: int) -> None:
+    upright = four_quarters()
+    stored = upright.transpose(UNDO[orientation]) if orientation in UNDO else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    opened = open_picture(as_bytes(stored, "PNG", exif=exif), "photo.png")
+    assert np.array_equal(np.asarray(opened), np.asarray(upright))
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "expected"),
+    [
+        (Image.new("RGBA", (32, 32), (200, 0, 0, 0)), "PNG", (255, 255, 255)),
+        (Image.new("RGBA", (32, 32), (200, 0, 0, 255)), "WEBP", (200, 0, 0)),
+        (Image.new("LA", (32, 32), (0, 255)), "PNG", (0, 0, 0)),
+        (Image.new("L", (32, 32), 90), "PNG", (90, 90, 90)),
+        (Image.new("RGB", (32, 32), (0, 0, 200)).convert("P"), "PNG", (0, 0, 204)),
+        (Image.new("1", (32, 32), 1), "PNG", (255, 255, 255)),
+        (Image.fromarray(np.full((32, 32), 257 * 100, dtype=np.uint16)), "PNG", (100, 100, 100)),
+        (Image.new("CMYK", (32, 32), (255, 255, 0, 0)), "JPEG", (0, 0, 255)),
+    ],
+    ids=["transparent", "opaque-webp", "grey-alpha", "grey", "palette", "bilevel", "16-bit", "cmyk"],
+)
+def test_every_colour_mode_becomes_rgb(picture: Image.Image, kind: str, expected: tuple[int, ...]) -> None:
+    opened = open_picture(as_bytes(picture, kind), "photo")
+    assert opened.mode == "RGB"
+    assert np.allclose(centre_of(opened), expected, atol=6)
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    content = as_bytes(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert centre_of(open_picture(content, "a.webp")) == (250, 0, 0)
+
+
+def test_junk_and_hidden_files_and_folders_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpeg"):
+        four_quarters().save(tmp_path / name)
+    for name in (".DS_Store", "Thumbs.db", "._a.jpeg", "notes.txt", "dataset_info.json", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"junk")
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in image_files(tmp_path)] == ["a.jpeg", "b.PNG"]
+
+
+def test_every_bad_file_is_named_in_one_error(tmp_path: Path) -> None:
+    whole = as_bytes(four_quarters(256), "JPEG")
+    (tmp_path / "good.jpg").write_bytes(whole)
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("I am no picture")
+    (tmp_path / "empty.webp").write_bytes(b"")
+    with pytest.raises(UnreadableImage) as caught:
+        read_instance_pictures(tmp_path, PROMPT, RULE)
+    assert all(name in str(caught.value) for name in ("truncated.jpg", "text.png", "empty.webp"))
+    assert "good.jpg" not in str(caught.value)
+
+
+def test_a_gif_that_calls_itself_png_is_refused_by_content(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(as_bytes(four_quarters(), "GIF"))
+    with pytest.raises(UnreadableImage, match=r"photo\.png is not a PNG"):
+        read_instance_pictures(tmp_path, PROMPT, RULE)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG whose header promises more pixels than the file could hold."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> None:
+    (tmp_path / "bomb.png").write_bytes(bomb(side, side))
+    with pytest.raises(ImageTooLarge, match=r"bomb\.png"):
+        read_instance_pictures(tmp_path, PROMPT, RULE)
+
+
+def test_no_photo_and_too_many_photos_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EmptyDataset):
+        read_instance_pictures(tmp_path, PROMPT, RULE)
+    content = as_bytes(four_quarters(8), "PNG")
+    for number in range(MAX_INSTANCE_IMAGES + 1):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    with pytest.raises(TooManyImages):
+        read_instance_pictures(tmp_path, PROMPT, RULE)
+
+
+def test_a_caption_beside_a_photo_replaces_the_prompt(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        four_quarters().save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_text("\ufeffsks toy on a beach\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("  \n")
+    pictures = read_instance_pictures(tmp_path, PROMPT, RULE)
+    assert [picture.prompt for picture in pictures] == ["sks toy on a beach", PROMPT, PROMPT]
+
+
+def test_class_pictures_are_counted_without_junk(tmp_path: Path) -> None:
+    folder = tmp_path / "class_data_dir"
+    folder.mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        four_quarters().save(folder / name)
+    (folder / ".DS_Store").write_bytes(b"")
+    assert len(read_class_pictures(tmp_path, "a toy", 100, RULE)) == 3
+    assert [picture.name for picture in read_class_pictures(tmp_path, "a toy", 2, RULE)] == ["1.png", "2.png"]
+
+
+def test_a_centre_crop_is_the_middle_and_random_crops_are_seeded() -> None:
+    wide = Image.new("RGB", (96, 32), (255, 0, 0))
+    wide.paste((0, 0, 255), (32, 0, 64, 32))
+    (centre,) = crops_of(wide, 0, RULE)
+    assert centre.size == (32, 32)
+    assert centre.getcolors() == [(1024, (0, 0, 255))]
+    spread = CropRule(32, False, seed=1)
+    first, again = crops_of(wide, 0, spread), crops_of(wide, 0, spread)
+    assert len(first) == 4
+    assert [crop.tobytes() for crop in first] == [crop.tobytes() for crop in again]
+    assert len({crop.tobytes() for crop in first}) > 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (33, 32), (5, 5)])
+def test_any_shape_gives_the_training_size(size: tuple[int, int]) -> None:
+    for center in (True, False):
+        crops = crops_of(Image.new("RGB", size), 0, CropRule(32, center, 0))
+        assert {crop.size for crop in crops} == {(32, 32)}

@@ -1,0 +1,109 @@
+"""Asking for pictures over HTTP: what goes wrong, and what survives."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+
+from contracts.errors import DreamdropError, UnknownGeneration, UnknownSubject
+from contracts.generation import GenerationRequest
+from tests.e2e.conftest import Cloud, dataset_info, photo, until
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def subject(cloud: Cloud) -> str:
+    cloud.drop("vase", {"a.png": photo(1), "dataset_info.json": dataset_info(4)})
+    cloud.client.wait_until_ready("vase", poll_seconds=0.1)
+    return "vase"
+
+
+def post(cloud: Cloud, body: bytes, signed: bool = True) -> tuple[int, dict[str, Any]]:
+    """As any HTTP client would: status and body."""
+    url = f"{cloud.deployment.api_url}/v1/generations"
+    request = AWSRequest("POST", url, data=body, headers={"content-type": "application/json"})
+    if signed:
+        credentials = cloud.deployment.session().get_credentials()
+        SigV4Auth(credentials, "execute-api", cloud.deployment.region).add_auth(request)
+    sent = urllib.request.Request(url, body, dict(request.headers), method="POST")
+    try:
+        with urllib.request.urlopen(sent, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "named"),
+    [
+        ({"prompt": "x" * 10_000}, 400, "invalid_request", "prompt"),
+        ({"width": 100}, 400, "invalid_request", "width"),
+        ({"seed": "not a number"}, 400, "invalid_request", "seed"),
+        ({"subject": "nobody"}, 404, "unknown_subject", "nobody"),
+        ({"steps": 3}, 400, "invalid_request", "steps"),
+    ],
+)
+def test_a_bad_request_names_cause_and_cure(
+    cloud: Cloud, subject: str, change: dict[str, Any], status: int, code: str, named: str
+) -> None:
+    got, body = post(cloud, json.dumps({"subject": subject, "prompt": "p"} | change).encode())
+    assert (got, body["error"]["code"]) == (status, code)
+    assert named in body["error"]["cause"]
+    assert body["error"]["cure"]
+    assert body["correlation_id"]
+
+
+def test_an_unsigned_request_is_turned_away(cloud: Cloud, subject: str) -> None:
+    status, _ = post(cloud, json.dumps({"subject": subject, "prompt": "p"}).encode(), signed=False)
+    assert status == 403
+
+
+def test_unknown_ids_are_not_found(cloud: Cloud) -> None:
+    with pytest.raises(UnknownGeneration):
+        cloud.client.generation("0" * 32)
+    with pytest.raises(UnknownSubject):
+        cloud.client.subject("nobody")
+
+
+def test_an_endpoint_that_crashes_in_mid_request_fails_that_request_and_serves_the_next(
+    cloud: Cloud, subject: str
+) -> None:
+    long = GenerationRequest(subject=subject, prompt="p", num_inference_steps=200, num_images_per_prompt=8)
+    accepted = cloud.client.generate(long)
+
+    def working() -> int:
+        return cloud.kill("inference_container")
+
+    until("the request is being worked on", lambda: is_busy(cloud))
+    assert working() > 0
+    with pytest.raises(DreamdropError) as caught:
+        cloud.client.wait_for_generation(accepted.id, poll_seconds=0.2)
+    assert caught.value.code == "generation_failed"
+    short = GenerationRequest(subject=subject, prompt="p", num_inference_steps=2)
+    assert cloud.client.wait_for_generation(cloud.client.generate(short).id).images
+
+
+def is_busy(cloud: Cloud) -> bool:
+    """The endpoint took the request out of its queue."""
+    requests = list((cloud.state / "sagemaker").rglob("async-requests/*"))
+    log = "".join(path.read_text(errors="replace") for path in (cloud.state / "sagemaker").rglob("endpoints/*/log.txt"))
+    return bool(requests) or "invocations" in log
+
+
+def test_everything_survives_a_restart(cloud: Cloud, subject: str) -> None:
+    before = cloud.client.subject(subject)
+    cloud.restart()
+    after = cloud.client.subject(subject)
+    assert after == before
+    request = GenerationRequest(subject=subject, prompt="p", num_inference_steps=2, seed=5)
+    drawn = cloud.client.wait_for_generation(cloud.client.generate(request).id)
+    assert drawn.status == "succeeded"
+    cloud.drop("after-restart", {"a.png": photo(2), "dataset_info.json": dataset_info(4)})
+    assert cloud.client.wait_until_ready("after-restart").ready

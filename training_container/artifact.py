@@ -1,0 +1,113 @@
+"""What the job leaves in model/: the trained weights, sample pictures, and, written last, artifact.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from pathlib import Path, PurePosixPath
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import safe_open
+from transformers.modeling_utils import PreTrainedModel
+
+from contracts.artifact import (
+    ARTIFACT,
+    Artifact,
+    BaseModelManifest,
+    FileEntry,
+    SampleCheck,
+    TrainingSummary,
+)
+from contracts.training import Hyperparameters
+from training_container.base_model import sha256_of
+from training_container.dreambooth.lora import save_adapters
+from training_container.dreambooth.sampling import Drawn
+from training_container.dreambooth.trainable import Trainable
+from training_container.platform import write_atomically
+from training_container.settings import TrainingSettings
+
+SAMPLES = "samples"
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "bitsandbytes")
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+def empty_directory(directory: Path) -> None:
+    """A restarted job may find half a model. The directory itself is a mount and stays."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def save_weights(
+    directory: Path, base: Path, manifest: BaseModelManifest, model: Trainable, settings: Hyperparameters
+) -> None:
+    """lora: one file. full: a complete diffusers directory, its trained parts in the base model's number format."""
+    if settings.method == "lora":
+        save_adapters(directory, model.unet, model.text_encoder if settings.train_text_encoder else None)
+        return
+    trained: dict[str, ModelMixin | PreTrainedModel] = {"unet": model.unet}
+    if settings.train_text_encoder:
+        trained["text_encoder"] = model.text_encoder
+    for entry in manifest.files:
+        if PurePosixPath(entry.path).parts[0] not in trained:
+            (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base / entry.path, directory / entry.path)
+    for name, module in trained.items():
+        torch.nn.Module.to(module, "cpu", stored_dtype(base / name))
+        module.save_pretrained(directory / name)
+
+
+def stored_dtype(part: Path) -> torch.dtype:
+    """The number format of a part's weights on disk."""
+    with safe_open(sorted(part.glob("*.safetensors"))[0], framework="pt") as file:
+        name = next(iter(file.keys()))
+        return _DTYPES.get(file.get_slice(name).get_dtype(), torch.float32)
+
+
+def save_samples(directory: Path, drawn: list[Drawn]) -> list[SampleCheck]:
+    (directory / SAMPLES).mkdir(parents=True, exist_ok=True)
+    checks = []
+    for number, sample in enumerate(drawn):
+        path = f"{SAMPLES}/sample-{number}.png"
+        sample.picture.save(directory / path, format="PNG")
+        checks.append(SampleCheck(path=path, finite=sample.finite, contrast=sample.contrast))
+    return checks
+
+
+def library_versions() -> dict[str, str]:
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # bitsandbytes is optional
+    return versions
+
+
+def write_artifact(
+    directory: Path, manifest: BaseModelManifest, settings: TrainingSettings, summary: TrainingSummary
+) -> Artifact:
+    """Describes every file that is in the directory by now."""
+    files = [
+        FileEntry(path=path.relative_to(directory).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    ]
+    artifact = Artifact(
+        method=settings.hyperparameters.method,
+        base_model=manifest.id,
+        base_model_checksum=manifest.checksum,
+        instance_prompt=settings.instance_prompt,
+        class_prompt=settings.class_prompt,
+        resolution=settings.hyperparameters.resolution or manifest.resolution,
+        hyperparameters=settings.hyperparameters,
+        training=summary,
+        versions=library_versions(),
+        files=files,
+    )
+    write_atomically(directory / ARTIFACT, artifact.model_dump_json(indent=2))
+    return artifact

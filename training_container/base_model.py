@@ -1,0 +1,87 @@
+"""The imported base model: its files checked against the manifest, its parts loaded from safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+from contracts.artifact import REQUIRED_BASE_MODEL_FILES, BaseModelManifest, checksum_of
+from contracts.errors import InvalidBaseModel
+from contracts.storage import MANIFEST
+from contracts.training import describe
+from training_container.dreambooth.schedule import NoiseSchedule
+from training_container.failures import is_out_of_memory
+
+
+@dataclass
+class BaseModel:
+    """All weights in fp32 on the CPU, frozen, in evaluation mode."""
+
+    manifest: BaseModelManifest
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler_config: dict[str, object]
+
+
+def verify_base_model(directory: Path) -> BaseModelManifest:
+    """Compares every file with manifest.json. Raises InvalidBaseModel naming the first that differs."""
+    try:
+        manifest = BaseModelManifest.model_validate_json((directory / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise InvalidBaseModel("The base model has no manifest.json.") from error
+    except ValidationError as error:
+        raise InvalidBaseModel(f"The base model's manifest.json: {describe(error)}.") from error
+    listed = {entry.path for entry in manifest.files}
+    missing = [name for name in REQUIRED_BASE_MODEL_FILES if name not in listed]
+    if missing or manifest.checksum != checksum_of(manifest.files):
+        raise InvalidBaseModel(f"The manifest of base model {manifest.id} is not whole.")
+    for entry in manifest.files:
+        path = PurePosixPath(entry.path)
+        if path.is_absolute() or ".." in path.parts:
+            raise InvalidBaseModel(f"The manifest of base model {manifest.id} names a path outside it.")
+        if not (directory / path).is_file():
+            raise InvalidBaseModel(f"The base model {manifest.id} lacks {entry.path}.")
+        if sha256_of(directory / path) != entry.sha256:
+            raise InvalidBaseModel(f"{entry.path} of base model {manifest.id} is not what was imported.")
+    return manifest
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_base_model(directory: Path, manifest: BaseModelManifest) -> BaseModel:
+    """Raises InvalidBaseModel if a part does not load or is not a Stable Diffusion part."""
+    options = {"torch_dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+    try:
+        vae = AutoencoderKL.from_pretrained(directory, subfolder="vae", **options)
+        unet = UNet2DConditionModel.from_pretrained(directory, subfolder="unet", **options)
+        text_encoder = CLIPTextModel.from_pretrained(
+            directory / "text_encoder", dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True)
+        scheduler_config = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())
+        NoiseSchedule.from_scheduler_config(scheduler_config)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        text = f"{type(error).__name__}: {error}"[:300]
+        raise InvalidBaseModel(f"The base model {manifest.id} does not load ({text}).") from error
+    if unet.config.in_channels != vae.config.latent_channels or unet.config.cross_attention_dim is None:
+        raise InvalidBaseModel(f"The base model {manifest.id} is not an ordinary text-to-image model.")
+    for part in (vae, unet, text_encoder):
+        part.requires_grad_(False).eval()
+    return BaseModel(manifest, tokenizer, text_encoder, vae, unet, scheduler_config)

@@ -1,0 +1,138 @@
+"""The training loop: steps, losses and when to save; it knows no files and no SageMaker."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from contracts.errors import TrainingDiverged
+from contracts.training import Hyperparameters
+from training_container.dreambooth.batches import TrainingSet, batch_at
+from training_container.dreambooth.loss import loss_step
+from training_container.dreambooth.optimizer import apply_update
+from training_container.dreambooth.schedule import NoiseSchedule, learning_rate_at
+from training_container.dreambooth.text import PromptTable
+from training_container.dreambooth.trainable import Trainable
+
+STEPS_BETWEEN_READINGS = 10
+SECONDS_BETWEEN_READINGS = 1.0
+NON_FINITE_LIMIT = 2  # in a row
+
+
+@dataclass
+class RunState:
+    """What grows while a run goes on; a checkpoint holds it beside the weights."""
+
+    step: int = 0  # optimiser steps done
+    losses: list[float | None] = field(default_factory=list)  # one a step; None where it was not finite
+    seconds: float = 0.0  # spent in the loop, over all starts
+    held_out_before: float = math.nan
+
+
+@dataclass(frozen=True)
+class Reading:
+    step: int
+    loss: float  # mean of the steps since the last reading
+    learning_rate: float
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The parts of one run that the loop moves."""
+
+    model: Trainable
+    prompts: PromptTable
+    data: TrainingSet
+    schedule: NoiseSchedule
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    settings: Hyperparameters
+    scaling_factor: float
+
+    def optimise(self, step: int, learning_rate: float) -> Tensor:
+        """One optimiser step. Returns its loss, detached and still on the device."""
+        passes = self.settings.gradient_accumulation_steps
+        prior_weight = self.settings.prior_loss_weight if self.data.prior else None
+        total = torch.zeros((), device=self.data.moments.device)
+        for micro in range(passes):
+            batch = batch_at(self.data, self.settings, step, micro, self.schedule.num_timesteps)
+            loss = loss_step(
+                self.model.predict,
+                self.schedule,
+                batch.moments,
+                self.prompts.embeddings(batch.prompt_rows),
+                batch.draws,
+                scaling_factor=self.scaling_factor,
+                prior_loss_weight=prior_weight,
+            )
+            self.scaler.scale(loss / passes).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() / passes
+        apply_update(
+            self.optimizer,
+            self.scaler,
+            list(self.model.parameters.values()),
+            learning_rate=learning_rate,
+            max_grad_norm=self.settings.max_grad_norm,
+        )
+        return total
+
+
+def read_losses(state: RunState, pending: list[Tensor]) -> list[float]:
+    """Brings the pending losses to the host and into the state. Returns the finite ones; raises TrainingDiverged."""
+    values = torch.stack(pending).tolist() if pending else []
+    pending.clear()
+    state.losses += [value if math.isfinite(value) else None for value in values]
+    tail = state.losses[-len(values) - NON_FINITE_LIMIT + 1 :] if values else []
+    for index in range(len(tail) - NON_FINITE_LIMIT + 1):
+        if all(loss is None for loss in tail[index : index + NON_FINITE_LIMIT]):
+            at = len(state.losses) - len(tail) + index + 1
+            raise TrainingDiverged(f"The loss was not a finite number at steps {at} and {at + 1}.")
+    return [value for value in values if math.isfinite(value)]
+
+
+def run_loop(
+    learner: Learner,
+    state: RunState,
+    total_steps: int,
+    *,
+    stop_requested: Callable[[], bool],
+    save: Callable[[], object],
+    report: Callable[[Reading], None],
+) -> bool:
+    """Trains from state.step up to total_steps. Returns False if it was asked to stop before that, having saved.
+
+    The host waits for the device only to read the losses: every ten steps, or once a second where steps are slow.
+    """
+    settings = learner.settings
+    rate = learning_rate_at(
+        settings.lr_scheduler, settings.effective_learning_rate, settings.lr_warmup_steps, total_steps
+    )
+    learner.model.train_mode(True)
+    pending: list[Tensor] = []
+    last_reading = time.monotonic()
+    while state.step < total_steps:
+        pending.append(learner.optimise(state.step, rate(state.step)))
+        state.step += 1
+        done, stopping = state.step == total_steps, stop_requested()
+        saving = stopping or (state.step % settings.save_steps == 0 and not done)
+        waited = time.monotonic() - last_reading
+        if done or saving or len(pending) >= STEPS_BETWEEN_READINGS or waited >= SECONDS_BETWEEN_READINGS:
+            steps = len(pending)
+            losses = read_losses(state, pending)
+            now = time.monotonic()
+            state.seconds += now - last_reading
+            mean = sum(losses) / len(losses) if losses else math.nan
+            report(Reading(state.step, mean, rate(state.step - 1), (now - last_reading) / steps))
+            last_reading = now
+        if saving:
+            save()
+            last_reading = time.monotonic()
+        if stopping and not done:
+            return False
+    return True

@@ -1,0 +1,73 @@
+"""Low-rank adapters on the attention layers, through peft; saved in the format that diffusers loads.
+
+Hu et al. 2021, arXiv 2106.09685. B starts at zero, so an untrained adapter changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.models.clip.modeling_clip import CLIPTextModel
+
+from contracts.artifact import LORA_WEIGHTS
+from training_container.dreambooth.draws import generator_for
+
+UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def _config(rank: int, alpha: float, targets: tuple[str, ...]) -> LoraConfig:
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # any number will do
+        init_lora_weights="gaussian",
+        target_modules=list(targets),
+    )
+
+
+def add_adapters(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None, *, rank: int, alpha: float, seed: int
+) -> None:
+    """Adds trainable adapters to the UNet, and to the text encoder if one is given. The same seed, the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(seed, "lora").initial_seed())
+        unet.add_adapter(_config(rank, alpha, UNET_TARGETS))
+        if text_encoder is not None:
+            text_encoder.add_adapter(_config(rank, alpha, TEXT_ENCODER_TARGETS))
+
+
+def save_adapters(directory: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None) -> None:
+    """Writes pytorch_lora_weights.safetensors for `pipeline.load_lora_weights`; rank and alpha go into its header.
+
+    The same weights give the same bytes: the header has one entry, since safetensors writes several in any order.
+    """
+    layers: dict[str, Tensor] = {}
+    header: dict[str, object] = {}
+    for prefix, module in (("unet", unet), ("text_encoder", text_encoder)):
+        if module is not None:
+            layers |= {f"{prefix}.{name}": tensor for name, tensor in _layers(module).items()}
+            header |= {f"{prefix}.{name}": value for name, value in _settings(module).items()}
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(header, sort_keys=True)}
+    save_file(layers, directory / LORA_WEIGHTS, metadata)
+
+
+def _layers(module: torch.nn.Module) -> dict[str, Tensor]:
+    layers: dict[str, Tensor] = convert_state_dict_to_diffusers(  # type: ignore[no-untyped-call]
+        get_peft_model_state_dict(module)
+    )
+    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in layers.items()}
+
+
+def _settings(module: torch.nn.Module) -> dict[str, object]:
+    config: LoraConfig = module.peft_config["default"]  # type: ignore[index, assignment]
+    targets = sorted(config.target_modules or ())  # a set's order differs from process to process
+    return {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": targets}

@@ -1,0 +1,66 @@
+"""AdamW over the trainable weights, and one guarded update: a step with a non-finite gradient changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+
+import torch
+
+from contracts.training import Hyperparameters
+from training_container.dreambooth.precision import Precision
+
+
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], settings: Hyperparameters, precision: Precision, *, eight_bit: bool
+) -> torch.optim.Optimizer:
+    """eight_bit is a wish: it needs bitsandbytes and a GPU."""
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    if eight_bit and precision.device.type == "cuda" and importlib.util.find_spec("bitsandbytes"):
+        import bitsandbytes  # type: ignore[import-not-found]  # optional
+
+        eight_bit_adam: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
+            list(parameters),
+            lr=settings.effective_learning_rate,
+            betas=betas,
+            eps=settings.adam_epsilon,
+            weight_decay=settings.adam_weight_decay,
+        )
+        return eight_bit_adam
+    return torch.optim.AdamW(
+        list(parameters),
+        lr=settings.effective_learning_rate,
+        betas=betas,
+        eps=settings.adam_epsilon,
+        weight_decay=settings.adam_weight_decay,
+        fused=True,
+    )
+
+
+def build_scaler(precision: Precision) -> torch.amp.GradScaler:
+    """Loss scaling for fp16; does nothing in the other formats."""
+    return torch.amp.GradScaler(precision.device.type, enabled=precision.mixed == "fp16")
+
+
+def apply_update(
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    parameters: list[torch.nn.Parameter],
+    *,
+    learning_rate: float,
+    max_grad_norm: float,
+) -> None:
+    """Unscale, clip by the global norm, step, clear. The fused AdamW is told on the device, without a host sync."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bool(norm.isfinite()):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,27 @@
+"""Which typed error a failed training is reported as."""
+
+from __future__ import annotations
+
+from contracts.errors import DreamdropError, OutOfMemory, TrainingCrashed
+
+MAX_CAUSE_CHARACTERS = 600  # leaves room for the cure within SageMaker's 1024
+
+# torch's CPU allocator, its CUDA allocator, cuBLAS and cuDNN each say it in their own words
+_OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for MemoryError, torch.OutOfMemoryError and the RuntimeErrors that mean the same."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES)
+
+
+def as_training_failure(error: Exception) -> DreamdropError:
+    """Typed errors stay as they are; the rest is OutOfMemory or TrainingCrashed."""
+    if isinstance(error, DreamdropError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory("The training needs more memory than the instance has.")
+    return TrainingCrashed(f"{type(error).__name__}: {error}"[:MAX_CAUSE_CHARACTERS])

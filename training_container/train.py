@@ -1,0 +1,288 @@
+"""One training job, from top to bottom: settings, data, model, loop, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from contracts.artifact import BaseModelManifest, TrainingSummary
+from contracts.errors import TrainingStopped
+from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
+from training_container.base_model import BaseModel, load_base_model, verify_base_model
+from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
+from training_container.dreambooth.batches import encode_pictures
+from training_container.dreambooth.dataset import (
+    CropRule,
+    Picture,
+    read_class_pictures,
+    read_instance_pictures,
+    read_pictures,
+)
+from training_container.dreambooth.evaluation import held_out_loss
+from training_container.dreambooth.latents import encode_moments, scaling_factor_of
+from training_container.dreambooth.loop import Learner, Reading, RunState, run_loop
+from training_container.dreambooth.optimizer import build_optimizer, build_scaler
+from training_container.dreambooth.precision import Precision, release
+from training_container.dreambooth.prior import class_image_folder, generate_class_images
+from training_container.dreambooth.sampling import Drawn, Sampler
+from training_container.dreambooth.schedule import NoiseSchedule
+from training_container.dreambooth.text import PromptTable
+from training_container.dreambooth.trainable import Trainable, make_trainable
+from training_container.platform import Platform
+from training_container.settings import TrainingSettings, read_settings
+
+logger = logging.getLogger("training")
+
+SAMPLE_PICTURES = 2
+NO_PROMPT = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    instance: list[Picture]
+    prior: list[Picture]  # those that came with the dataset
+    rule: CropRule
+
+
+@dataclasses.dataclass
+class Studio:
+    """The model and what is needed to draw with it."""
+
+    model: Trainable
+    prompts: PromptTable
+    sampler: Sampler
+
+
+def train(platform: Platform) -> None:
+    """Raises a DreamdropError, or whatever the libraries raise; the caller reports it."""
+    asked = read_settings(platform.dataset, platform.hyperparameters())
+    manifest = verify_base_model(platform.base_model)
+    settings, precision = settle(asked, manifest)
+    photos = read_photos(platform.dataset, settings)
+    total_steps = settings.hyperparameters.total_steps(len(photos.instance))
+    platform.report_progress("loading", 0, total_steps)
+    base = load_base_model(platform.base_model, manifest)
+    studio = furnish(base, settings, photos, precision)
+
+    prior = prior_pictures(platform, studio, settings, manifest, photos, total_steps)
+    learner = prepare_learner(platform, base, studio, settings, photos.instance, prior, total_steps)
+    fingerprint = fingerprint_of(
+        settings.hyperparameters.model_dump(exclude={"save_steps"}),
+        manifest.checksum,
+        [(picture.sha256, picture.prompt) for picture in (*photos.instance, *prior)],
+    )
+    state = restore_newest(platform.checkpoints, fingerprint, learner) or RunState()
+    score = partial(score_photos, learner)
+    if state.step == 0:
+        state.held_out_before = score()
+    else:
+        logger.info("resuming at step %d", state.step)
+    run_to_the_end(platform, learner, state, total_steps, fingerprint)
+    held_out_after = score()
+
+    platform.report_progress("sampling", total_steps, total_steps)
+    samples = draw_samples(studio, settings.instance_prompt)
+    platform.report_progress("saving", total_steps, total_steps)
+    save_model(platform, manifest, studio.model, settings, state, held_out_after, samples)
+    platform.report_progress("done", total_steps, total_steps, loss=mean_of_tenth(state.losses, last=True))
+
+
+def settle(asked: TrainingSettings, manifest: BaseModelManifest) -> tuple[TrainingSettings, Precision]:
+    """Leaves nothing to guess: the resolution and the number format that will be used are written down."""
+    precision = Precision.choose(asked.hyperparameters.mixed_precision)
+    hyperparameters = asked.hyperparameters.model_copy(
+        update={
+            "resolution": asked.hyperparameters.resolution or manifest.resolution,
+            "mixed_precision": precision.mixed,
+            "learning_rate": asked.hyperparameters.effective_learning_rate,
+        }
+    )
+    logger.info("memory tier %d on %s: %s", asked.memory_tier, precision.device, hyperparameters.to_sagemaker())
+    return dataclasses.replace(asked, hyperparameters=hyperparameters), precision
+
+
+def read_photos(dataset: Path, settings: TrainingSettings) -> Photos:
+    wanted = settings.hyperparameters
+    rule = CropRule(wanted.resolution or 0, wanted.center_crop, wanted.seed)
+    instance = read_instance_pictures(dataset, settings.instance_prompt, rule)
+    prior: list[Picture] = []
+    if wanted.with_prior_preservation and settings.class_prompt:
+        prior = read_class_pictures(dataset, settings.class_prompt, wanted.num_class_images, class_rule(rule))
+    return Photos(instance, prior, rule)
+
+
+def class_rule(rule: CropRule) -> CropRule:
+    """Class pictures are many: one crop of each keeps them in memory."""
+    return dataclasses.replace(rule, crops=1)
+
+
+def furnish(base: BaseModel, settings: TrainingSettings, photos: Photos, precision: Precision) -> Studio:
+    """Moves the model to the device and encodes every prompt; a frozen text encoder is used once, here."""
+    wanted = settings.hyperparameters
+    model = make_trainable(base.unet, base.text_encoder, wanted, precision)
+    precision.move(base.vae)
+    prompts = [NO_PROMPT, settings.instance_prompt, *(picture.prompt for picture in photos.instance)]
+    if settings.class_prompt:
+        prompts.append(settings.class_prompt)
+    prompts += [picture.prompt for picture in photos.prior]
+    table = PromptTable(prompts, base.tokenizer, base.text_encoder, precision, trained=wanted.train_text_encoder)
+    if not wanted.train_text_encoder:
+        release(base.text_encoder)
+    sampler = Sampler(model.predict, base.vae, base.scheduler_config, precision, wanted.resolution or 0, wanted.seed)
+    return Studio(model, table, sampler)
+
+
+def prior_pictures(
+    platform: Platform,
+    studio: Studio,
+    settings: TrainingSettings,
+    manifest: BaseModelManifest,
+    photos: Photos,
+    total_steps: int,
+) -> list[Picture]:
+    """The class pictures of the dataset and, up to num_class_images, some that the base model draws."""
+    wanted = settings.hyperparameters
+    if not (wanted.with_prior_preservation and settings.class_prompt):
+        return []
+    shortfall = wanted.num_class_images - len(photos.prior)
+    if shortfall <= 0:
+        return photos.prior
+
+    def on_batch(done: int) -> None:
+        platform.raise_if_stopped()
+        platform.report_progress("class_images", 0, total_steps)
+        logger.info("class pictures: %d of %d", done, shortfall)
+
+    identity = (manifest.checksum, settings.class_prompt, wanted.resolution, wanted.seed, wanted.sample_batch_size)
+    with torch.no_grad():
+        files = generate_class_images(
+            class_image_folder(platform.checkpoints, *identity),
+            shortfall,
+            wanted.sample_batch_size,
+            studio.sampler,
+            studio.prompts.embeddings([studio.prompts.row(settings.class_prompt)]),
+            studio.prompts.embeddings([studio.prompts.row(NO_PROMPT)]),
+            on_batch,
+        )
+    return photos.prior + read_pictures(files, settings.class_prompt, class_rule(photos.rule))
+
+
+def prepare_learner(
+    platform: Platform,
+    base: BaseModel,
+    studio: Studio,
+    settings: TrainingSettings,
+    instance: list[Picture],
+    prior: list[Picture],
+    total_steps: int,
+) -> Learner:
+    platform.raise_if_stopped()
+    platform.report_progress("encoding", 0, total_steps)
+    precision = studio.model.precision
+    encode = partial(encode_moments, base.vae, precision=precision)
+    data = encode_pictures(instance, prior, encode, studio.prompts.row)
+    release(base.vae)
+    wanted = settings.hyperparameters
+    weights = studio.model.parameters.values()
+    return Learner(
+        model=studio.model,
+        prompts=studio.prompts,
+        data=data,
+        schedule=NoiseSchedule.from_scheduler_config(base.scheduler_config).to(precision.device),
+        optimizer=build_optimizer(weights, wanted, precision, eight_bit=settings.eight_bit_adam),
+        scaler=build_scaler(precision),
+        settings=wanted,
+        scaling_factor=scaling_factor_of(base.vae),
+    )
+
+
+def score_photos(learner: Learner) -> float:
+    """The held-out loss of the photos as the model stands."""
+    learner.model.train_mode(False)
+    photos = learner.data.instance
+    with torch.no_grad():
+        return held_out_loss(
+            learner.model.predict,
+            learner.schedule,
+            learner.data.moments[[photo.first_row for photo in photos]],
+            learner.prompts.embeddings([photo.prompt_row for photo in photos]),
+            scaling_factor=learner.scaling_factor,
+        )
+
+
+def run_to_the_end(platform: Platform, learner: Learner, state: RunState, total_steps: int, fingerprint: str) -> None:
+    """Raises TrainingStopped after the checkpoint if SIGTERM came."""
+    platform.report_progress("training", state.step, total_steps)
+    save = partial(save_checkpoint, platform.checkpoints, fingerprint, learner, state)
+    finished = run_loop(
+        learner,
+        state,
+        total_steps,
+        stop_requested=lambda: platform.stop_requested,
+        save=save,
+        report=partial(tell, platform, total_steps),
+    )
+    if not finished:
+        raise TrainingStopped(f"The training job was stopped at step {state.step} of {total_steps}.")
+
+
+def tell(platform: Platform, total_steps: int, reading: Reading) -> None:
+    """One line for people and for SageMaker's metric definitions; fixed point, so that every regex reads it whole."""
+    loss = reading.loss if math.isfinite(reading.loss) else None
+    if loss is not None:
+        sys.stdout.write(
+            f"step {reading.step}/{total_steps} train_avg_loss={loss:.6f} lr={reading.learning_rate:.9f} "
+            f"seconds_per_step={reading.seconds_per_step:.3f}\n"
+        )
+        sys.stdout.flush()
+    platform.report_progress(
+        "training", reading.step, total_steps, loss=loss, seconds_per_step=reading.seconds_per_step
+    )
+
+
+def draw_samples(studio: Studio, instance_prompt: str) -> list[Drawn]:
+    studio.model.train_mode(False)
+    studio.model.precision.move(studio.sampler.vae)
+    with torch.no_grad():
+        return studio.sampler.draw(
+            studio.prompts.embeddings([studio.prompts.row(instance_prompt)]),
+            studio.prompts.embeddings([studio.prompts.row(NO_PROMPT)]),
+            "sample",
+            range(SAMPLE_PICTURES),
+        )
+
+
+def save_model(
+    platform: Platform,
+    manifest: BaseModelManifest,
+    model: Trainable,
+    settings: TrainingSettings,
+    state: RunState,
+    held_out_after: float,
+    samples: list[Drawn],
+) -> None:
+    empty_directory(platform.model)
+    save_weights(platform.model, platform.base_model, manifest, model, settings.hyperparameters)
+    summary = TrainingSummary(
+        steps=state.step,
+        seconds=round(state.seconds, 3),
+        first_loss=mean_of_tenth(state.losses, last=False),
+        last_loss=mean_of_tenth(state.losses, last=True),
+        held_out_before=state.held_out_before,
+        held_out_after=held_out_after,
+        samples=save_samples(platform.model, samples),
+    )
+    write_artifact(platform.model, manifest, settings, summary)
+
+
+def mean_of_tenth(losses: list[float | None], *, last: bool) -> float:
+    """Mean of the first or last tenth of the steps, at least one; non-finite losses are left out."""
+    count = max(1, len(losses) // 10)
+    part = [loss for loss in (losses[-count:] if last else losses[:count]) if loss is not None]
+    return sum(part) / len(part) if part else math.nan
