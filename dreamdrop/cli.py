@@ -1,0 +1,254 @@
+"""The command line: results on stdout, progress and failures on stderr; exit code 1 for a failure, 2 for bad usage."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from contracts.errors import ErrorReport, InvalidRequest
+from contracts.generation import GenerationRequest, Scheduler
+from contracts.training import describe
+from dreamdrop import base_models, demo, up
+from dreamdrop.api import Api
+from dreamdrop.client import Client
+from dreamdrop.deployment import Deployment
+from dreamdrop.failures import EXPECTED, explain
+from dreamdrop.local import process
+from dreamdrop.local.settings import DEFAULT_PORT
+from dreamdrop.progress import RunDisplay, timed
+
+app = typer.Typer(
+    help="Drop a handful of photos of one thing; get back an API that draws it anywhere.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stderr = Console(stderr=True)
+
+INTERRUPTED = 130
+FIELDS = GenerationRequest.model_fields
+
+Aws = Annotated[bool, typer.Option("--aws", help="Use the deployment in the AWS account, not the local cloud.")]
+Prefix = Annotated[str, typer.Option(help="With --aws: the prefix of the stacks' names.")]
+Region = Annotated[str | None, typer.Option(help="With --aws: the region; that of the credentials when absent.")]
+
+
+def field_help(name: str) -> str:
+    """The contract's own words, and its limits."""
+    schema = GenerationRequest.model_json_schema()["properties"][name]
+    variants = [schema, *schema.get("anyOf", [])]
+    limits = [
+        f"{word} {variant[key]}"
+        for variant in variants
+        for key, word in (("minimum", "from"), ("maximum", "to"), ("exclusiveMaximum", "below"))
+        if key in variant
+    ]
+    description = FIELDS[name].description or name.replace("_", " ").capitalize()
+    return f"{description.rstrip('.')} ({' '.join(limits)})." if limits else description
+
+
+def deployment_of(aws: bool, prefix: str, region: str | None) -> Deployment:
+    return Deployment.in_account(prefix, region) if aws else Deployment.local()
+
+
+def say(value: Any) -> None:
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    sys.stdout.write(f"{text}\n")
+
+
+@app.command("up")
+def up_command(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the local cloud.")] = DEFAULT_PORT,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached; Ctrl-C ends it.")] = False,
+) -> None:
+    """Starts the local cloud and deploys everything into it. No AWS account, docker or GPU is needed.
+
+    Example:  dreamdrop up
+    """
+    cloud = up.start(port, stderr, detached=not foreground)
+    say(up.introduction(Deployment.local()))
+    if cloud is not None and foreground:
+        up.stay(cloud)
+
+
+@app.command("down")
+def down_command() -> None:
+    """Ends the local cloud and everything that runs in it. What it stored stays in .local/."""
+    say("The local cloud is down." if process.down(up.STATE) else "The local cloud was not up.")
+
+
+@app.command("status")
+def status_command() -> None:
+    """Says whether the local cloud is up, and where."""
+    say(up.describe_status())
+
+
+@app.command("drop")
+def drop_command(
+    directory: Annotated[Path, typer.Argument(help="The folder with the photos.")],
+    subject: Annotated[str | None, typer.Option(help="Its name in the API; the folder's name when absent.")] = None,
+    wait: Annotated[bool, typer.Option(help="Watch until the subject is ready.")] = True,
+    aws: Aws = False,
+    prefix: Prefix = "dreamdrop",
+    region: Region = None,
+) -> None:
+    """Uploads a folder of photos and watches until its subject can be drawn.
+
+    Example:  dreamdrop drop examples/datasets/robot
+    """
+    client = Client(deployment_of(aws, prefix, region))
+    name = subject or directory.resolve().name
+    before = client.newest_run(name)
+    with timed(stderr, f"Uploading {directory}"):
+        keys = client.drop(directory, name)
+    if not wait:
+        return say(keys)
+    with RunDisplay(stderr) as display:
+        ready = client.wait_until_ready(name, display.show, newer_than=before)
+    return say(f"{name} is ready, version {ready.version}. Try:\n  dreamdrop generate {name} '{ready.instance_prompt}'")
+
+
+@app.command("subjects")
+def subjects_command(aws: Aws = False, prefix: Prefix = "dreamdrop", region: Region = None) -> None:
+    """Lists the subjects, one JSON document."""
+    say([subject.plain() for subject in Client(deployment_of(aws, prefix, region)).subjects()])
+
+
+@app.command("subject")
+def subject_command(name: str, aws: Aws = False, prefix: Prefix = "dreamdrop", region: Region = None) -> None:
+    """Shows one subject with its newest run, one JSON document.
+
+    Example:  dreamdrop subject robot
+    """
+    say(Client(deployment_of(aws, prefix, region)).subject(name).plain())
+
+
+@app.command("generate")
+def generate_command(
+    subject: Annotated[str, typer.Argument(help=field_help("subject"))],
+    prompt: Annotated[str, typer.Argument(help=field_help("prompt"))],
+    count: Annotated[int, typer.Option("-n", "--count", help=field_help("num_images_per_prompt"))] = FIELDS[
+        "num_images_per_prompt"
+    ].default,
+    seed: Annotated[int | None, typer.Option(help=field_help("seed"))] = None,
+    steps: Annotated[int, typer.Option(help=field_help("num_inference_steps"))] = FIELDS["num_inference_steps"].default,
+    size: Annotated[int | None, typer.Option(help=field_help("width"))] = None,
+    scheduler: Annotated[Scheduler, typer.Option(help=field_help("scheduler"))] = FIELDS["scheduler"].default,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+    aws: Aws = False,
+    prefix: Prefix = "dreamdrop",
+    region: Region = None,
+) -> None:
+    """Draws a subject; prints the paths of the pictures.
+
+    Example:  dreamdrop generate robot 'a photo of sks robot on the beach' -n 2 --seed 7
+    """
+    request = _checked(
+        {
+            "subject": subject,
+            "prompt": prompt,
+            "num_images_per_prompt": count,
+            "seed": seed,
+            "num_inference_steps": steps,
+            "width": size,
+            "height": size,
+            "scheduler": scheduler,
+        }
+    )
+    client = Client(deployment_of(aws, prefix, region))
+    with timed(stderr, "Drawing"):
+        generation = client.wait_for_generation(client.generate(request).id)
+    for path in client.save_images(generation, out):
+        say(str(path))
+
+
+def _checked(values: dict[str, Any]) -> GenerationRequest:
+    try:
+        return GenerationRequest.model_validate(values)
+    except ValidationError as error:
+        raise InvalidRequest(f"{describe(error)}.") from error
+
+
+@app.command("import-base")
+def import_base_command(
+    directory: Annotated[Path, typer.Argument(help="A diffusers directory, safetensors only.")],
+    model_id: Annotated[str, typer.Option("--id", help="Its name in dataset_info.json (base_model).")],
+    licence: Annotated[str, typer.Option(help="The licence of the weights, recorded with them.")],
+    source: Annotated[str, typer.Option(help="Where the weights came from, recorded with them.")],
+    aws: Aws = False,
+    prefix: Prefix = "dreamdrop",
+    region: Region = None,
+) -> None:
+    """Imports a base model into the data bucket, with a checksum for each file. Repeating it uploads what is missing.
+
+    Example:  dreamdrop import-base ./sd21 --id stable-diffusion-2-1-base --licence openrail++ --source huggingface
+    """
+    deployment = deployment_of(aws, prefix, region)
+    with timed(stderr, "Computing checksums"):
+        manifest = base_models.describe_directory(directory, model_id, source, licence)
+    uploaded = base_models.import_directory(deployment, directory, manifest, _show_import)
+    say({"id": manifest.id, "checksum": manifest.checksum, "resolution": manifest.resolution, "uploaded": uploaded})
+
+
+def _show_import(file: str, done: int, total: int) -> None:
+    stderr.print(f"{100 * done / max(total, 1):3.0f} %  {file}", markup=False, highlight=False)
+
+
+@app.command("openapi")
+def openapi_command(aws: Aws = False, prefix: Prefix = "dreamdrop", region: Region = None) -> None:
+    """Prints the API's own description, OpenAPI as JSON."""
+    say(Api(deployment_of(aws, prefix, region)).call("GET", "/v1/openapi.json"))
+
+
+@app.command("demo")
+def demo_command(
+    dataset: Annotated[Path, typer.Option(help="The folder with the photos.")] = demo.DATASET,
+    out: Annotated[Path, typer.Option(help="Folder for the report; its contents are replaced.")] = demo.OUT,
+) -> None:
+    """From five photos to pictures, on this machine: the whole journey in a cloud of its own, then a report."""
+    result = demo.run(dataset, out, stderr)
+    say("\n".join([f"report  {result.report}", f"grid    {result.grid}", f"timings {result.timings}", demo.NOTE]))
+
+
+def _stop_like_ctrl_c(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run_command_line(command: Callable[[], None]) -> int:
+    """The exit code. SIGTERM ends everything in the same orderly way as Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would else ignore SIGINT
+        signal.signal(number, _stop_like_ctrl_c)
+    try:
+        command()
+    except EXPECTED as error:
+        complain(explain(error))
+        return 1
+    except SystemExit as ended:  # Typer ends every command so, an interrupted one with 130
+        if ended.code == INTERRUPTED:
+            stderr.print("Stopped.")
+        return ended.code if isinstance(ended.code, int) else 1
+    return 0
+
+
+def complain(report: ErrorReport) -> None:
+    stderr.print(f"Failed ({report.code}): {report.cause}", style="red", markup=False, highlight=False, soft_wrap=True)
+    stderr.print(f"Cure: {report.cure}", markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    sys.exit(run_command_line(app))
+
+
+if __name__ == "__main__":
+    main()

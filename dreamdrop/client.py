@@ -1,0 +1,201 @@
+"""The client of a deployment, local or in an account: drop photos, wait for the subject, ask for pictures."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from contracts.errors import (
+    DreamdropError,
+    EmptyDataset,
+    GenerationFailed,
+    InternalError,
+    InvalidFileName,
+    InvalidRequest,
+    UnknownSubject,
+)
+from contracts.generation import Generation, GenerationRequest
+from contracts.pipeline import Subject
+from contracts.storage import DATASET_INFO, check_subject, dataset_prefix
+from dreamdrop.api import Api, error_from, fetch
+from dreamdrop.deployment import Deployment
+
+POLL_SECONDS = 1.0
+READY_TIMEOUT_SECONDS = 6 * 3600.0
+GENERATION_TIMEOUT_SECONDS = 1800.0
+SETTLE_TIMEOUT_SECONDS = 180.0  # longer than any quiet period
+
+
+class StillRunning(DreamdropError):
+    """The patience of the caller ended before the work did."""
+
+    code = "still_running"
+    status = 504
+    default_cure = "The work goes on; wait again, or look at it with: dreamdrop subjects"
+
+
+class NotTaken(DreamdropError):
+    """Files lie in the bucket, but no run began."""
+
+    code = "not_taken"
+    default_cure = "Check that the files lie under datasets/<subject>/ of the data bucket and read the intake's log."
+
+
+class Client:
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self._api = Api(deployment)
+
+    def drop(self, directory: Path, subject: str, on_file: Callable[[str], None] = lambda _key: None) -> list[str]:
+        """Uploads every file of the folder to datasets/<subject>/, dataset_info.json last; returns the keys.
+
+        Raises InvalidSubjectName, InvalidRequest (no folder), EmptyDataset, InvalidFileName (a link that leaves it).
+        """
+        prefix = dataset_prefix(check_subject(subject))
+        s3 = self.deployment.client("s3")
+        keys = []
+        for file in files_to_drop(directory):
+            key = prefix + file.relative_to(directory).as_posix()
+            s3.upload_file(str(file), self.deployment.data_bucket, key)
+            on_file(key)
+            keys.append(key)
+        return keys
+
+    def subjects(self) -> list[Subject]:
+        """GET /v1/subjects."""
+        return [Subject.model_validate(item) for item in self._api.call("GET", "/v1/subjects")["subjects"]]
+
+    def subject(self, name: str) -> Subject:
+        """GET /v1/subjects/{subject}: with its newest run. Raises UnknownSubject."""
+        return Subject.model_validate(self._api.call("GET", f"/v1/subjects/{quote(check_subject(name))}"))
+
+    def newest_run(self, name: str) -> str | None:
+        """Id of the subject's newest run: what `wait_until_ready` is to be newer than."""
+        try:
+            run = self.subject(name).run
+        except UnknownSubject:
+            return None
+        return run.id if run else None
+
+    def wait_until_ready(
+        self,
+        name: str,
+        on_change: Callable[[Subject], None] = lambda _subject: None,
+        *,
+        newer_than: str | None = None,
+        timeout_seconds: float = READY_TIMEOUT_SECONDS,
+        settle_seconds: float = SETTLE_TIMEOUT_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> Subject:
+        """Polls until the newest run has ended; on_change hears every difference.
+
+        `newer_than` names the run that was there before the drop. When none follows it within `settle_seconds` the
+        drop changed nothing, and the old run's outcome is the answer.
+        Raises the error of a failed run by its own type, NotTaken, StillRunning.
+        """
+        began = time.monotonic()
+        seen: Subject | None = None
+        while True:
+            waited = time.monotonic() - began
+            subject = self._find(name)
+            if subject and (_is_newer(subject, newer_than) or waited > settle_seconds):
+                if subject != seen:
+                    on_change(subject)
+                    seen = subject
+                if _has_ended(subject):
+                    return subject
+            elif waited > settle_seconds:
+                raise NotTaken(f"No run of {name} began within {settle_seconds:.0f} seconds.")
+            if waited > timeout_seconds:
+                raise StillRunning(f"{name} is not ready after {timeout_seconds:.0f} seconds.")
+            time.sleep(poll_seconds)
+
+    def _find(self, name: str) -> Subject | None:
+        try:
+            return self.subject(name)
+        except UnknownSubject:
+            return None
+
+    def generate(self, request: GenerationRequest, idempotency_key: str | None = None) -> Generation:
+        """POST /v1/generations. A key is made when none is given, so that repeats after a lost answer draw once.
+
+        Raises InvalidRequest, UnknownSubject, SubjectNotReady, IdempotencyConflict.
+        """
+        body = request.model_dump(mode="json", exclude_none=True)
+        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
+        return Generation.model_validate(self._api.call("POST", "/v1/generations", body, headers))
+
+    def generation(self, generation_id: str) -> Generation:
+        """GET /v1/generations/{id}. Raises UnknownGeneration."""
+        return Generation.model_validate(self._api.call("GET", f"/v1/generations/{quote(generation_id, safe='')}"))
+
+    def wait_for_generation(
+        self,
+        generation_id: str,
+        *,
+        timeout_seconds: float = GENERATION_TIMEOUT_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> Generation:
+        """Polls until the pictures are there. Raises the generation's own error by its type, or StillRunning."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            generation = self.generation(generation_id)
+            if generation.status == "succeeded":
+                return generation
+            if generation.status != "queued":
+                raise _generation_error(generation)
+            if time.monotonic() > deadline:
+                raise StillRunning(f"Generation {generation_id} is {generation.status} after {timeout_seconds:.0f} s.")
+            time.sleep(poll_seconds)
+
+    def save_images(self, generation: Generation, directory: Path) -> list[Path]:
+        """Fetches the pictures to <directory>/<subject>-<id>-<k>.<format>. Raises Unreachable."""
+        directory.mkdir(parents=True, exist_ok=True)
+        saved = []
+        for index, picture in enumerate(generation.images):
+            suffix = Path(urlsplit(picture.url).path).suffix or ".png"
+            target = directory / f"{generation.subject}-{generation.id[:8]}-{index}{suffix}"
+            target.write_bytes(fetch(picture.url))
+            saved.append(target)
+        return saved
+
+
+def files_to_drop(directory: Path) -> list[Path]:
+    """Every file below the folder by name, dataset_info.json at the end."""
+    if not directory.is_dir():
+        raise InvalidRequest(f"{directory} is not a folder.", "Name the folder that holds the photos.")
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    leaving = [str(path) for path in files if not path.resolve().is_relative_to(directory.resolve())]
+    if leaving:
+        raise InvalidFileName(f"These links leave the folder: {', '.join(leaving)}.", "Copy the files themselves.")
+    if not files:
+        raise EmptyDataset(f"{directory} holds no files.")
+    return list(_info_last(files, directory / DATASET_INFO))
+
+
+def _info_last(files: list[Path], info: Path) -> Iterator[Path]:
+    yield from (file for file in files if file != info)
+    if info in files:
+        yield info
+
+
+def _generation_error(generation: Generation) -> DreamdropError:
+    if generation.error is not None:
+        return error_from(generation.error)
+    return GenerationFailed(f"Generation {generation.id} ended as {generation.status} and recorded no reason.")
+
+
+def _is_newer(subject: Subject, newer_than: str | None) -> bool:
+    return subject.run is not None and subject.run.id != newer_than
+
+
+def _has_ended(subject: Subject) -> bool:
+    """Raises the run's error when it failed."""
+    if subject.status == "failed":
+        if subject.run is None or subject.run.error is None:
+            raise InternalError(f"The newest run of {subject.subject} failed and recorded no reason.")
+        raise error_from(subject.run.error)
+    return subject.status == "succeeded"

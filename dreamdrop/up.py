@@ -1,0 +1,93 @@
+"""The local cloud that stays: `dreamdrop up` and `dreamdrop down`. Everything of it is kept in .local/."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from dreamdrop.deployment import LOCAL_OUTPUTS, LOCAL_SECRET, Deployment
+from dreamdrop.local import process, synth
+from dreamdrop.local.process import LocalCloudProcess
+from dreamdrop.local.settings import HOST
+from dreamdrop.progress import timed
+from dreamdrop.tiny_base import ensure_tiny_base_model
+
+STATE = LOCAL_OUTPUTS.parent
+LOG = STATE / "cloud.log"
+CDK_OUT = Path("cdk.out")
+PROJECT = Path(__file__).resolve().parents[1]
+EXAMPLE = "examples/datasets/robot"
+
+
+def start(port: int, console: Console, *, detached: bool) -> LocalCloudProcess | None:
+    """None when it was up already. Raises LocalCloudError, subprocess.CalledProcessError."""
+    if process.status(STATE) is not None:
+        return None
+    with timed(console, "Synthesizing the application"):
+        synth.synthesize(PROJECT, CDK_OUT)
+    with timed(console, f"Starting the local cloud on port {port} and deploying into it"):
+        cloud = process.start(CDK_OUT, STATE, port, auth=True, log=LOG, detached=detached)
+    try:
+        with timed(console, "Importing the tiny base model"):
+            ensure_tiny_base_model(cloud.deployment(), STATE, lambda _file, _done, _total: None)
+    except BaseException:
+        cloud.stop()
+        raise
+    return cloud
+
+
+def stay(cloud: LocalCloudProcess) -> None:
+    """Returns when the cloud has ended; an interruption ends it."""
+    try:
+        cloud.process.wait()
+    finally:
+        cloud.stop()
+
+
+def describe_status() -> str:
+    known = process.status(STATE)
+    if known is None:
+        return "The local cloud is not up. Start it with: dreamdrop up"
+    if known.phase != "ready":
+        return f"The local cloud is {known.phase} on port {known.port}, process {known.pid}."
+    return f"The local cloud is up on port {known.port}, process {known.pid}.\n\n{introduction(Deployment.local())}"
+
+
+def free_port(preferred: int) -> int:
+    """The preferred port, or any other when something listens there."""
+    for port in (preferred, 0):
+        with closing(socket.socket()) as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no port of this machine is free")
+
+
+def introduction(deployment: Deployment) -> str:
+    """What to know and to try next, every line ready to be pasted."""
+    api, bucket, endpoint = deployment.api_url, deployment.data_bucket, deployment.endpoint_url
+    signing = f"--aws-sigv4 aws:amz:{deployment.region}:execute-api --user {deployment.account}:{LOCAL_SECRET}"
+    keys = f"AWS_ACCESS_KEY_ID={deployment.account} AWS_SECRET_ACCESS_KEY={LOCAL_SECRET}"
+    return f"""\
+The local cloud is up.
+  bucket  s3://{bucket}
+  API     {api}
+  page    {api}/        (key {deployment.account}, secret {LOCAL_SECRET})
+
+Drop photos, then draw:
+  dreamdrop drop {EXAMPLE}
+  dreamdrop generate robot 'a photo of sks robot on the beach' -n 2
+
+The same with other tools:
+  {keys} AWS_DEFAULT_REGION={deployment.region} \\
+    aws s3 cp --recursive --endpoint-url {endpoint} {EXAMPLE} s3://{bucket}/datasets/robot/
+  curl {signing} '{api}/v1/subjects'
+  boto3.client("s3", endpoint_url="{endpoint}", region_name="{deployment.region}",
+               aws_access_key_id="{deployment.account}", aws_secret_access_key="{LOCAL_SECRET}")
+
+Log {LOG}. End it with: dreamdrop down"""

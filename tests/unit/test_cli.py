@@ -1,0 +1,247 @@
+"""The command line: exit codes, what goes to stdout and what to stderr, help from the contracts, the live display."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from contracts.generation import MAX_IMAGES_PER_REQUEST, Generation, GenerationRequest, GenerationTimings
+from contracts.pipeline import Run, StageEntry, Subject
+from contracts.training import DatasetInfo, TrainingProgress
+from dreamdrop import cli, demo, up
+from dreamdrop.cli import app, field_help, run_command_line
+from dreamdrop.deployment import Deployment
+from dreamdrop.progress import RunDisplay, stage_times
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+ROOT = Path(__file__).parents[2]
+ROBOT = ROOT / "examples/datasets/robot"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "stderr", Console(stderr=True, width=200))
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def run(*arguments: str) -> int:
+    return run_command_line(lambda: app(list(arguments)))
+
+
+def test_a_failure_says_cause_and_cure_on_stderr_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("subjects") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Failed (no_deployment): The local cloud is not up." in said.err
+    assert "Cure:" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("generate", "robot"), ("generate", "robot", "x", "-n", "many"), ("fly",), ("drop", "x", "--wat")]
+)
+def test_bad_usage_exits_with_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_value_outside_the_contract_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "robot", "x", "-n", str(MAX_IMAGES_PER_REQUEST + 1)) == 1
+    assert "num_images_per_prompt" in capsys.readouterr().err
+
+
+def test_help_uses_the_words_and_limits_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Same seed, same picture." in text
+    assert "from 1 to 200" in field_help("num_inference_steps")
+    assert f"to {MAX_IMAGES_PER_REQUEST}" in field_help("num_images_per_prompt")
+    assert "Example:" in text
+
+
+def test_the_options_name_every_scheduler_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    run("generate", "--help")
+    text = capsys.readouterr().out
+    for name in GenerationRequest.model_json_schema()["properties"]["scheduler"]["enum"]:
+        assert name in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_unwind_and_exit_with_130(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned: list[bool] = []
+
+    def journey(*_: object) -> None:
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        try:
+            time.sleep(5)
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setattr(demo, "run", journey)
+    assert run("demo") == 130
+    assert cleaned == [True]
+    assert "Stopped." in capsys.readouterr().err
+
+
+def test_a_demo_of_a_folder_that_is_not_there_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("demo", "--dataset", "missing") == 1
+    assert "missing is not a folder" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_status_and_down_are_calm_when_nothing_is_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("status") == 0
+    assert run("down") == 0
+    assert "not up" in capsys.readouterr().out
+
+
+def test_the_introduction_of_up_names_bucket_api_page_and_the_next_commands() -> None:
+    text = up.introduction(
+        Deployment(
+            region="us-east-1",
+            api_url="http://127.0.0.1:4700/x",
+            data_bucket="photos",
+            table_name="t",
+            state_machine_arn="m",
+            subject_topic_arn="s",
+            endpoint_url="http://127.0.0.1:4700",
+            account="000000000000",
+        )
+    )
+    for told in (
+        "s3://photos",
+        "http://127.0.0.1:4700/x/ ",
+        "--endpoint-url http://127.0.0.1:4700",
+        "--aws-sigv4 aws:amz:us-east-1:execute-api --user 000000000000:local",
+        "boto3.client",
+    ):
+        assert told in text
+
+
+def test_a_taken_port_is_replaced_by_a_free_one() -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert up.free_port(port) != port
+    assert up.free_port(port) == port
+
+
+def run_so_far(*stages: Any, **more: Any) -> Run:
+    entries = [StageEntry(stage=stage, at=BEGIN + timedelta(seconds=10 * n)) for n, stage in enumerate(stages)]
+    status = {"ready": "succeeded", "failed": "failed"}.get(stages[-1], "running")
+    return Run.model_validate(
+        {"id": "r", "dataset_id": "d", "status": status, "stage": stages[-1], "stages": entries, **more}
+    )
+
+
+def test_stage_times_end_with_the_running_stage_and_show_a_retry_twice() -> None:
+    times = stage_times(run_so_far("taken", "training", "training"), BEGIN + timedelta(seconds=25))
+    assert [(t.stage, t.seconds, t.running) for t in times] == [
+        ("taken", 10, False),
+        ("training", 10, False),
+        ("training", 5, True),
+    ]
+    assert not stage_times(run_so_far("taken", "ready"), BEGIN + timedelta(days=1))[-1].running
+
+
+def test_the_demo_measures_from_the_last_upload_and_from_the_last_attempt() -> None:
+    finished = run_so_far("taken", "training", "training", "judging", "ready")
+    request = GenerationRequest(subject="robot", prompt="a robot")
+    generation = Generation(
+        id="0" * 32,
+        status="succeeded",
+        subject="robot",
+        version="v",
+        request=request,
+        created_at=BEGIN,
+        timings=GenerationTimings(queued_ms=500, compute_ms=1500),
+    )
+    watch = demo.Watch(BEGIN + timedelta(seconds=5), BEGIN + timedelta(seconds=42), 3 * demo.MEBIBYTE)
+    assert demo.measure(finished, generation, watch) == {
+        "seconds from last upload to training": 15,
+        "seconds from training's end to first picture": 12,
+        "seconds of the request, queued": 0.5,
+        "seconds of the request, compute": 1.5,
+        "megabytes of the local cloud": 3,
+    }
+
+
+def shown(terminal: bool, *runs: Run) -> str:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=120)
+    with RunDisplay(console) as display:
+        for one in runs:
+            display.show(Subject(subject="robot", ready=False, status=one.status, updated_at=BEGIN, run=one))
+    return file.getvalue()
+
+
+def test_without_a_terminal_each_piece_of_news_is_one_plain_line() -> None:
+    progress = TrainingProgress(
+        phase="training", step=12, total_steps=60, loss=0.218, eta_seconds=20.4, updated_at=BEGIN
+    )
+    text = shown(
+        False,
+        run_so_far("taken"),
+        run_so_far("taken", "training", progress=progress),
+        run_so_far("taken", "training", "ready"),
+    )
+    assert text.splitlines() == [
+        "1. taken ...",
+        "1. taken: 10.0 s",
+        "2. training ...",
+        "   step 12/60, loss 0.218, 20 s left",
+        "2. training: 10.0 s",
+        "3. ready",
+    ]
+
+
+def test_on_a_terminal_training_has_a_bar_with_step_loss_and_time_left() -> None:
+    progress = TrainingProgress(phase="training", step=12, total_steps=60, loss=0.218, eta_seconds=20, updated_at=BEGIN)
+    text = shown(True, run_so_far("taken", "training", progress=progress, ignored=["notes.txt"]))
+    assert "step 12/60, loss 0.218, 20 s left" in text
+    assert "━" in text
+    assert "left out: notes.txt" in text
+
+
+def test_the_example_dataset_has_five_photos_one_stray_file_and_a_valid_description() -> None:
+    photos = demo.photos_of(ROBOT)
+    assert len(photos) == 5
+    assert {photo.media_type for photo in photos} == {"image/png", "image/jpeg"}
+    info = DatasetInfo.parse((ROBOT / "dataset_info.json").read_bytes())
+    assert info.instance_prompt == "a photo of sks robot"
+    assert info.hyperparameters.method == "lora"
+    assert (ROBOT / "notes.txt").is_file()
+
+
+def test_the_example_photos_are_what_their_script_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import runpy
+
+    from PIL import Image, ImageChops
+
+    drawn = runpy.run_path(str(ROOT / "examples/draw_toy.py"))
+    for name, *scene in drawn["SCENES"]:
+        if name.endswith(".png"):
+            with Image.open(ROBOT / name) as committed:
+                assert ImageChops.difference(committed, drawn["draw_scene"](*scene)).getbbox() is None

@@ -1,0 +1,287 @@
+"""The client against a real HTTP server that speaks the contract, and S3 as moto gives it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from contracts import errors
+from contracts.generation import Generation, GenerationRequest, Picture
+from contracts.pipeline import Run, Subject
+from dreamdrop import api
+from dreamdrop.client import Client, NotTaken, StillRunning, files_to_drop
+from dreamdrop.deployment import Deployment
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+Answer = tuple[int, Any]
+
+
+class Server:
+    """Answers each request with the next answer for its method and path; the last answer stays."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Answer]] = {}
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                name = f"{self.command} {self.path}"
+                headers = {key.lower(): value for key, value in self.headers.items()}
+                owner.requests.append((name, headers, body))
+                waiting = owner.answers[name]
+                status, answer = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_POST = do_GET  # noqa: N815 - the name that http.server calls
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def when(self, name: str, *answers: Answer) -> None:
+        self.answers[name] = list(answers)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def client(server: Server, monkeypatch: pytest.MonkeyPatch) -> Client:
+    monkeypatch.setattr(api, "PAUSE_SECONDS", 0.01)
+    return Client(deployment(server.url))
+
+
+def deployment(url: str, **where: str) -> Deployment:
+    return Deployment(
+        region="us-east-1",
+        api_url=f"{url}/_aws/execute-api/abc/$default",
+        data_bucket="photos",
+        table_name="t",
+        state_machine_arn="arn:aws:states:us-east-1:000000000000:stateMachine:m",
+        subject_topic_arn="arn:aws:sns:us-east-1:000000000000:t",
+        **({"endpoint_url": url, "account": "000000000000"} | where),
+    )
+
+
+ROOT = "/_aws/execute-api/abc/$default"
+ROBOT = f"GET {ROOT}/v1/subjects/robot"
+
+
+def subject(run: str = "robot-1", status: Any = "running", stage: Any = "training", **more: Any) -> Answer:
+    described = Subject(
+        subject="robot",
+        ready=status == "succeeded",
+        status=status,
+        updated_at=NOW,
+        run=Run(id=run, dataset_id="d", status=status, stage=stage, stages=[], **more),
+    )
+    return 200, described.plain()
+
+
+def refusal(error: errors.DreamdropError) -> Answer:
+    return error.status, {"error": error.report.model_dump()}
+
+
+def generation(status: Any, **more: Any) -> Answer:
+    request = GenerationRequest(subject="robot", prompt="a robot")
+    return 200, Generation(
+        id="0" * 32, status=status, subject="robot", version="v", request=request, created_at=NOW, **more
+    ).model_dump(mode="json")
+
+
+def test_every_request_is_signed_for_execute_api(client: Client, server: Server) -> None:
+    server.when(f"GET {ROOT}/v1/subjects", (200, {"subjects": [subject()[1]]}))
+    assert [found.subject for found in client.subjects()] == ["robot"]
+    authorization = server.requests[0][1]["authorization"]
+    assert re.match(
+        r"AWS4-HMAC-SHA256 Credential=000000000000/\d{8}/us-east-1/execute-api/aws4_request, ", authorization
+    )
+
+
+def test_waiting_hears_each_change_once_and_returns_the_ready_subject(client: Client, server: Server) -> None:
+    server.when(
+        ROBOT,
+        refusal(errors.UnknownSubject("not yet")),
+        subject(stage="checking"),
+        subject(stage="checking"),
+        subject(stage="training"),
+        subject(status="succeeded", stage="ready"),
+    )
+    heard: list[str] = []
+    ready = client.wait_until_ready(
+        "robot", lambda news: heard.append(news.run.stage if news.run else ""), poll_seconds=0.01
+    )
+    assert ready.ready
+    assert heard == ["checking", "training", "ready"]
+
+
+def test_a_failed_run_raises_its_own_error_with_cause_and_cure(client: Client, server: Server) -> None:
+    report = errors.UnreadableImage("cat.jpg is cut short.").report
+    server.when(ROBOT, subject(status="failed", stage="failed", error=report))
+    with pytest.raises(errors.UnreadableImage) as caught:
+        client.wait_until_ready("robot", poll_seconds=0.01)
+    assert caught.value.report == report
+
+
+def test_waiting_for_a_drop_skips_the_run_that_was_there_before(client: Client, server: Server) -> None:
+    server.when(ROBOT, subject("old", "succeeded", "ready"), subject("new"), subject("new", "succeeded", "ready"))
+    ready = client.wait_until_ready("robot", newer_than="old", poll_seconds=0.01)
+    assert ready.run is not None
+    assert ready.run.id == "new"
+
+
+def test_a_drop_that_changes_nothing_ends_with_the_old_outcome(client: Client, server: Server) -> None:
+    server.when(ROBOT, subject("old", "succeeded", "ready"))
+    assert client.wait_until_ready("robot", newer_than="old", settle_seconds=0.05, poll_seconds=0.01).ready
+
+
+def test_waiting_never_hangs(client: Client, server: Server) -> None:
+    server.when(ROBOT, subject())
+    with pytest.raises(StillRunning):
+        client.wait_until_ready("robot", timeout_seconds=0.05, poll_seconds=0.01)
+    server.when(ROBOT, refusal(errors.UnknownSubject("never")))
+    with pytest.raises(NotTaken):
+        client.wait_until_ready("robot", settle_seconds=0.05, poll_seconds=0.01)
+
+
+@pytest.mark.parametrize("kind", [errors.SubjectNotReady, errors.IdempotencyConflict, errors.InvalidRequest])
+def test_a_refusal_becomes_the_error_of_its_code(
+    client: Client, server: Server, kind: type[errors.DreamdropError]
+) -> None:
+    server.when(f"POST {ROOT}/v1/generations", refusal(kind("because")))
+    with pytest.raises(kind, match="because"):
+        client.generate(GenerationRequest(subject="robot", prompt="x"))
+    assert len(server.requests) == 1  # what the caller must mend is not asked for again
+
+
+def test_a_code_of_a_newer_version_is_told_and_not_lost(client: Client, server: Server) -> None:
+    server.when(ROBOT, (418, {"error": {"code": "brand_new", "cause": "c", "cure": "the cure"}}))
+    with pytest.raises(errors.InternalError, match="brand_new") as caught:
+        client.subject("robot")
+    assert caught.value.cure == "the cure"
+
+
+def test_a_refusal_by_the_gateway_itself_is_unauthenticated(client: Client, server: Server) -> None:
+    server.when(ROBOT, (403, {"message": "Forbidden"}))
+    with pytest.raises(errors.Unauthenticated, match="Forbidden"):
+        client.subject("robot")
+
+
+def test_a_transient_failure_is_repeated_with_the_same_idempotency_key(client: Client, server: Server) -> None:
+    server.when(f"POST {ROOT}/v1/generations", (503, b"busy"), generation("queued"))
+    assert client.generate(GenerationRequest(subject="robot", prompt="x")).status == "queued"
+    keys = [headers["idempotency-key"] for _, headers, _ in server.requests]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+def test_a_dead_address_is_unreachable_with_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "PAUSE_SECONDS", 0.001)
+    with pytest.raises(api.Unreachable) as caught:
+        Client(deployment("http://127.0.0.1:1")).subject("robot")
+    assert "dreamdrop status" in caught.value.cure
+
+
+def test_a_generation_is_waited_for_and_its_pictures_are_saved(client: Client, server: Server, tmp_path: Path) -> None:
+    name = f"GET {ROOT}/v1/generations/{'0' * 32}"
+    images = [Picture(url=f"{server.url}/b/image-0.png?X-Amz-Signature=s", prompt="a robot", seed=1)]
+    server.when(name, generation("queued"), generation("succeeded", images=images))
+    server.when("GET /b/image-0.png?X-Amz-Signature=s", (200, b"picture"))
+    done = client.wait_for_generation("0" * 32, poll_seconds=0.01)
+    (saved,) = client.save_images(done, tmp_path / "new")
+    assert saved.name == "robot-00000000-0.png"
+    assert saved.read_bytes() == b"picture"
+    assert "authorization" not in server.requests[-1][1]  # presigned: a second signature would be refused
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind"),
+    [
+        ("failed", errors.OutOfMemory("too large").report, errors.OutOfMemory),
+        ("expired", errors.GenerationExpired("too late").report, errors.GenerationExpired),
+        ("failed", None, errors.GenerationFailed),
+    ],
+)
+def test_a_generation_that_ends_badly_raises(
+    client: Client, server: Server, status: str, error: errors.ErrorReport | None, kind: type[errors.DreamdropError]
+) -> None:
+    server.when(f"GET {ROOT}/v1/generations/{'0' * 32}", generation(status, error=error))
+    with pytest.raises(kind):
+        client.wait_for_generation("0" * 32, poll_seconds=0.01)
+
+
+def test_an_expired_picture_address_is_told(client: Client, server: Server, tmp_path: Path) -> None:
+    server.when("GET /gone.png", (403, b"expired"))
+    images = [Picture(url=f"{server.url}/gone.png", prompt="a robot", seed=1)]
+    described = Generation.model_validate(generation("succeeded", images=images)[1])
+    with pytest.raises(api.Unreachable, match="403"):
+        client.save_images(described, tmp_path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "robot"
+    (folder / "class_data_dir").mkdir(parents=True)
+    for name in ("dataset_info.json", "a.png", "zebra.png", "class_data_dir/c.png", "notes.txt"):
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[str]]]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1")
+        s3.create_bucket(Bucket="photos")
+        yield lambda: {item["Key"] for item in s3.list_objects_v2(Bucket="photos").get("Contents", [])}
+
+
+def test_dropping_uploads_every_file_and_dataset_info_last(photos: Path, bucket: Callable[[], set[str]]) -> None:
+    in_account = deployment("http://unused").model_copy(update={"endpoint_url": None})
+    keys = Client(in_account).drop(photos, "robot")
+    assert keys[-1] == "datasets/robot/dataset_info.json"
+    assert "datasets/robot/class_data_dir/c.png" in keys
+    assert bucket() == set(keys)
+    assert len(keys) == 5
+
+
+def test_a_wrong_folder_or_name_is_refused_before_any_upload(client: Client, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidSubjectName):
+        client.drop(photos, "Robot!")
+    with pytest.raises(errors.InvalidRequest):
+        files_to_drop(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(errors.EmptyDataset):
+        files_to_drop(tmp_path / "empty")
+
+
+def test_a_link_out_of_the_folder_is_not_uploaded(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s")
+    (photos / "b.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(errors.InvalidFileName, match=r"b\.png"):
+        files_to_drop(photos)

