@@ -16,12 +16,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib import request
 
 import boto3
 import torch
 from diffusers import StableDiffusionPipeline
-from moto.server import ThreadedMotoServer
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -36,6 +34,7 @@ from contracts.artifact import (
 )
 from contracts.storage import MANIFEST, version_manifest_key, version_prefix
 from contracts.training import Hyperparameters
+from tests.moto_server import moto_server
 
 BUCKET = "data"
 REPOSITORY = Path(__file__).parents[2]
@@ -141,22 +140,16 @@ def publish(s3: Any, manifest: VersionManifest, directory: Path) -> None:
 @contextmanager
 def s3_server() -> Iterator[tuple[str, Any]]:
     """(endpoint, client) of an S3 server of our own with one bucket, gone afterwards."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    endpoint = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="eu-west-1",
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",
-    )
-    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    try:
+    with moto_server() as endpoint:
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name="eu-west-1",
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+        client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         yield endpoint, client
-    finally:
-        request.urlopen(f"{endpoint}/moto-api/reset", data=b"")  # all servers of a process share one state
-        server.stop()
 
 
 @dataclass

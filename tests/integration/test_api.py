@@ -92,7 +92,8 @@ def notice(generation_id: str, **more: Any) -> dict[str, Any]:
     message = {
         "awsRegion": "us-east-1", "eventName": "InferenceResult", "eventSource": "aws:sagemaker", "eventVersion": "1.0",
         "receivedTime": "2026-01-01T00:00:00.000Z", "eventTime": "2026-01-01T00:00:05.000Z",
-        "inferenceId": generation_id, "invocationStatus": "Completed", "requestParameters": {"endpointName": "dreamdrop-tiny"}, **more,
+        "inferenceId": generation_id, "invocationStatus": "Completed",
+        "requestParameters": {"endpointName": "dreamdrop-tiny"}, **more,
     }  # fmt: skip
     return {
         "messageId": "m-1", "receiptHandle": "h", "body": json.dumps(message), "attributes": {},
