@@ -13,9 +13,6 @@ from typing import Any
 
 from dreamdrop.local.errors import LocalCloudError
 
-# SSM parameters, by the beginning of their name: what `cdk bootstrap` writes, and what AWS publishes.
-_BOOTSTRAP_VERSION = "30"
-_POWERTOOLS_LAYER = "arn:aws:lambda:{region}:017000801446:layer:AWSLambdaPowertoolsPythonV3-python312-x86_64:20"
 _EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 
 
@@ -87,21 +84,6 @@ class Assembly:
             for asset in manifest.get("files", {}).values()
             for destination in asset["destinations"].values()
         ]
-
-    @cached_property
-    def ssm_parameters(self) -> dict[str, str]:
-        """Name -> value of those parameters that the templates read and an emptied account does not have."""
-        names = {
-            str(parameter.get("Default", ""))
-            for stack in self.stacks
-            for parameter in stack.document.get("Parameters", {}).values()
-            if parameter["Type"].startswith("AWS::SSM::Parameter::Value<")
-        }
-        known = {
-            "/cdk-bootstrap/": _BOOTSTRAP_VERSION,
-            "/aws/service/powertools/": _POWERTOOLS_LAYER.format(region=self._region),
-        }
-        return {name: value for name in sorted(names) for prefix, value in known.items() if name.startswith(prefix)}
 
     def _fill(self, text: str) -> str:
         return (

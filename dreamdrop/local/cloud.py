@@ -91,13 +91,10 @@ class _Stop:
 def _serve(settings: CloudSettings, assembly: Assembly | None, stop: _Stop) -> None:
     from ministack import app
 
-    from dreamdrop.local.plugins import public_parameters
     from dreamdrop.local.plugins.install import install
 
     sys.argv = sys.argv[:1]  # MiniStack's modules look at it
     plugins = install(settings)
-    if assembly:
-        public_parameters.publish(assembly.ssm_parameters)
 
     def bring_up() -> None:
         """In its own thread: the stacks are deployed over HTTP, so the server must be answering meanwhile."""

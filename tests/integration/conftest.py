@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from moto import mock_aws
 from PIL import Image
+
+os.environ |= {"POWERTOOLS_SERVICE_NAME": "test", "POWERTOOLS_METRICS_NAMESPACE": "test"}  # read when imported
 
 from contracts.artifact import BaseModelManifest
 from contracts.storage import MANIFEST, base_model_prefix, dataset_prefix

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dreamdrop.local.images import AssetImages
 from dreamdrop.local.plugins import (
     credentials,
+    public_parameters,
     sagemaker_api,
     sagemaker_events,
     sagemaker_states,
@@ -53,6 +54,7 @@ def install(settings: CloudSettings) -> Plugins:
     functions = Functions(settings.endpoint_url)
     waiting = states_stopping.WaitingJobs()
     tls.install()
+    public_parameters.install(region)
     functions.install()
     states_strict.install()
     states_stopping.install(waiting)
