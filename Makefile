@@ -15,7 +15,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-template up down status synth deploy destroy clean
+.PHONY: help demo test test-deploy check check-template up down status synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -39,6 +39,9 @@ check: $(VENV)/.dev  ## format, lint, types
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check --quiet $(SOURCES)
 	@$(BIN)/mypy
+
+test-deploy: $(VENV)/.dev node_modules/.installed  ## the stock CDK command line against the local cloud
+	@$(BIN)/python -m pytest -m npm tests/e2e
 
 # W3005: the CDK library itself writes DependsOn where a reference already orders two resources.
 check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint, and asl-validator on the state machine

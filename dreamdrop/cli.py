@@ -69,7 +69,9 @@ def say(value: Any) -> None:
 
 @app.command("up")
 def up_command(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the local cloud.")] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, envvar="DREAMDROP_PORT", help="Port of the local cloud.")
+    ] = DEFAULT_PORT,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached; Ctrl-C ends it.")] = False,
 ) -> None:
     """Starts the local cloud and deploys everything into it. No AWS account, docker or GPU is needed.

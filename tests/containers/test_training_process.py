@@ -44,7 +44,6 @@ def test_a_bad_photo_ends_in_a_failure_file_and_exit_code_one(
     assert not job.model.exists() or not list(job.model.iterdir())
 
 
-@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_and_a_restart_finishes_the_same_run(
     tmp_path: Path, tiny_base_model: Path, small_dataset: Path
 ) -> None:

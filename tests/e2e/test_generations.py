@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from PIL import Image
 
 from contracts.errors import DreamdropError, UnknownGeneration, UnknownSubject
 from contracts.generation import GenerationRequest
-from tests.e2e.conftest import Cloud, dataset_info, photo, until
+from tests.e2e.conftest import PROJECT, Cloud, dataset_info, photo, until
 
 pytestmark = pytest.mark.e2e
 
@@ -70,6 +76,18 @@ def test_unknown_ids_are_not_found(cloud: Cloud) -> None:
         cloud.client.generation("0" * 32)
     with pytest.raises(UnknownSubject):
         cloud.client.subject("nobody")
+
+
+@pytest.mark.parametrize("tool", ["generate.py", "generate.sh"])
+def test_the_examples_draw_a_picture(cloud: Cloud, subject: str, tool: str, tmp_path: Path) -> None:
+    if tool == "generate.sh" and not (shutil.which("curl") and shutil.which("jq")):
+        pytest.skip("generate.sh needs curl and jq")
+    program = [sys.executable] if tool.endswith(".py") else ["sh"]
+    picture = tmp_path / "picture.png"
+    keys = {"AWS_ACCESS_KEY_ID": str(cloud.deployment.account), "AWS_SECRET_ACCESS_KEY": "local"}
+    arguments = [cloud.deployment.api_url, subject, "a photo of sks vase", str(picture)]
+    subprocess.run([*program, str(PROJECT / "examples" / tool), *arguments], env={**os.environ, **keys}, check=True)
+    assert Image.open(picture).size == (64, 64)
 
 
 def test_an_endpoint_that_crashes_in_mid_request_fails_that_request_and_serves_the_next(
