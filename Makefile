@@ -33,7 +33,7 @@ status: $(VENV)/.run  ## what runs locally
 	@$(BIN)/dreamdrop status
 
 test: $(VENV)/.dev  ## every test: no account, no docker, no GPU, no network
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev  ## format, lint, types
 	@$(BIN)/ruff check $(SOURCES)

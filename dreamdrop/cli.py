@@ -43,6 +43,8 @@ Aws = Annotated[bool, typer.Option("--aws", help="Use the deployment in the AWS 
 Prefix = Annotated[str, typer.Option(help="With --aws: the prefix of the stacks' names.")]
 Region = Annotated[str | None, typer.Option(help="With --aws: the region; that of the credentials when absent.")]
 
+Port = Annotated[int, typer.Option(min=1, max=65535, envvar="DREAMDROP_PORT", help="Port of the local cloud.")]
+
 
 def field_help(name: str) -> str:
     """The contract's own words, and its limits."""
@@ -69,9 +71,7 @@ def say(value: Any) -> None:
 
 @app.command("up")
 def up_command(
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, envvar="DREAMDROP_PORT", help="Port of the local cloud.")
-    ] = DEFAULT_PORT,
+    port: Port = DEFAULT_PORT,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached; Ctrl-C ends it.")] = False,
 ) -> None:
     """Starts the local cloud and deploys everything into it. No AWS account, docker or GPU is needed.
@@ -217,9 +217,13 @@ def openapi_command(aws: Aws = False, prefix: Prefix = "dreamdrop", region: Regi
 def demo_command(
     dataset: Annotated[Path, typer.Option(help="The folder with the photos.")] = demo.DATASET,
     out: Annotated[Path, typer.Option(help="Folder for the report; its contents are replaced.")] = demo.OUT,
+    port: Port = DEFAULT_PORT,
 ) -> None:
-    """From five photos to pictures, on this machine: the whole journey in a cloud of its own, then a report."""
-    result = demo.run(dataset, out, stderr)
+    """From five photos to pictures, on this machine: the whole journey in a cloud of its own, then a report.
+
+    When the port is taken, another one is used.
+    """
+    result = demo.run(dataset, out, port, stderr)
     say("\n".join([f"report  {result.report}", f"grid    {result.grid}", f"timings {result.timings}", demo.NOTE]))
 
 

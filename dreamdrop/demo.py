@@ -23,7 +23,6 @@ from dreamdrop.deployment import Deployment
 from dreamdrop.failures import EXPECTED
 from dreamdrop.local import process, synth
 from dreamdrop.local.process import LocalCloudProcess
-from dreamdrop.local.settings import DEFAULT_PORT
 from dreamdrop.progress import RunDisplay, stage_times, timed
 from dreamdrop.report import Journey, Shown, draw_grid, render_html
 from dreamdrop.tiny_base import ensure_tiny_base_model
@@ -63,14 +62,14 @@ class Watch:
             self.losses[progress.step] = progress.loss
 
 
-def run(dataset: Path, out: Path, console: Console) -> DemoResult:
+def run(dataset: Path, out: Path, port: int, console: Console) -> DemoResult:
     """Raises what stopped it, after saying where the logs are. No process is left behind, whatever ends it."""
     files_to_drop(dataset)  # refuse a wrong folder before anything is started
     log = out / "cloud.log"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     try:
-        with _cloud(out, log, console) as cloud:
+        with _cloud(out, log, port, console) as cloud:
             return _journey(Client(cloud.deployment()), cloud, dataset, out, console)
     except EXPECTED:
         console.print(f"The logs: {log} and {out}/state/", markup=False, highlight=False, soft_wrap=True)
@@ -78,12 +77,12 @@ def run(dataset: Path, out: Path, console: Console) -> DemoResult:
 
 
 @contextmanager
-def _cloud(out: Path, log: Path, console: Console) -> Iterator[LocalCloudProcess]:
+def _cloud(out: Path, log: Path, port: int, console: Console) -> Iterator[LocalCloudProcess]:
     """A cloud that shares nothing with one of `dreamdrop up`, which runs its code from cdk.out."""
     cdk_out = CDK_OUT if process.status(STATE) is None else out / "cdk.out"
     with timed(console, "Synthesizing the application"):
         synth.synthesize(PROJECT, cdk_out)
-    port = free_port(DEFAULT_PORT)
+    port = free_port(port)
     with timed(console, f"Starting the local cloud on port {port} and deploying into it"):
         cloud = process.start(cdk_out, out / "state", port, auth=True, log=log)
     try:

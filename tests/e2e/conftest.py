@@ -29,7 +29,7 @@ from dreamdrop.tiny_base import ensure_tiny_base_model
 from dreamdrop.up import free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
-CDK_OUT = PROJECT / "build" / "tests" / "cdk.out"
+CDK_OUT = PROJECT / "build" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone") / "cdk.out"
 PATIENCE_SECONDS = 120.0
 
 Found = TypeVar("Found")

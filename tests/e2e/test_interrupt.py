@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamdrop.up import free_port
 from tests.e2e.conftest import PROJECT
 
 pytestmark = pytest.mark.e2e
@@ -33,7 +34,7 @@ def processes_of(folder: Path) -> list[str]:
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, line: str) -> None:
     out = tmp_path / "demo"
     demo = subprocess.Popen(
-        [sys.executable, "-u", "-m", "dreamdrop.cli", "demo", "--out", str(out)],
+        [sys.executable, "-u", "-m", "dreamdrop.cli", "demo", "--out", str(out), "--port", str(free_port(0))],
         cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert demo.stdout is not None

@@ -41,7 +41,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sh(script: str, folder: Path, port: int) -> str:
-    environment = {**os.environ, "DREAMDROP_PORT": str(port), "PYTHONPATH": str(PROJECT)}
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    environment = {**outside, "DREAMDROP_PORT": str(port), "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
         ["sh", "-e", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=400
     )
@@ -86,7 +87,7 @@ def test_make_up_drop_generate_down(checkout: Path) -> None:
 
 def test_make_test_is_this_test_suite(checkout: Path) -> None:
     planned = sh("make -n test", checkout, 0)
-    assert planned.strip() == ".venv/bin/python -m pytest"
+    assert planned.strip() == ".venv/bin/python -m pytest -n 2 --dist loadfile"
 
 
 def test_make_deploy_is_the_stock_command_line(checkout: Path) -> None:
