@@ -348,7 +348,7 @@ def test_sigterm_finishes_the_running_request_and_accepts_no_more(server: Runnin
     """The last test of the file: it ends the shared server."""
     worker = server.worker_pid() if Path("/proc/self/task").exists() else None
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(server.call, "POST", "/invocations", LONG)
+        running = pool.submit(server.call, "POST", "/invocations", LONG | {"num_inference_steps": 15})
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         assert _is_refused_within(server, 5.0)
