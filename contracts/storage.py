@@ -60,11 +60,11 @@ class DatasetKey(NamedTuple):
 
 
 def parse_dataset_key(key: str) -> DatasetKey | None:
-    """datasets/<subject>/<file> -> its parts; None for anything else, folder markers included."""
+    """datasets/<subject>/<file> -> its parts; None for anything else: folder markers, files in no subject's folder."""
     if not key.startswith(DATASETS):
         return None
     subject, slash, file = key.removeprefix(DATASETS).partition("/")
-    return DatasetKey(subject, file) if slash and file and not file.endswith("/") else None
+    return DatasetKey(subject, file) if subject and slash and file and not file.endswith("/") else None
 
 
 def dataset_prefix(subject: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,12 +83,10 @@ def _cloud(out: Path, log: Path, port: int, console: Console) -> Iterator[LocalC
     with timed(console, "Synthesizing the application"):
         synth.synthesize(PROJECT, cdk_out)
     port = free_port(port)
-    with timed(console, f"Starting the local cloud on port {port} and deploying into it"):
-        cloud = process.start(cdk_out, out / "state", port, auth=True, log=log)
-    try:
+    with ExitStack() as stops:
+        with timed(console, f"Starting the local cloud on port {port} and deploying into it"):
+            cloud = stops.enter_context(process.start(cdk_out, out / "state", port, auth=True, log=log))
         yield cloud
-    finally:
-        cloud.stop()
 
 
 def _journey(client: Client, cloud: LocalCloudProcess, dataset: Path, out: Path, console: Console) -> DemoResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rich.console import Console
@@ -28,14 +28,12 @@ def start(port: int, console: Console, *, detached: bool) -> LocalCloudProcess |
         return None
     with timed(console, "Synthesizing the application"):
         synth.synthesize(PROJECT, CDK_OUT)
-    with timed(console, f"Starting the local cloud on port {port} and deploying into it"):
-        cloud = process.start(CDK_OUT, STATE, port, auth=True, log=LOG, detached=detached)
-    try:
+    with ExitStack() as stops:
+        with timed(console, f"Starting the local cloud on port {port} and deploying into it"):
+            cloud = stops.enter_context(process.start(CDK_OUT, STATE, port, auth=True, log=LOG, detached=detached))
         with timed(console, "Importing the tiny base model"):
             ensure_tiny_base_model(cloud.deployment(), STATE, lambda _file, _done, _total: None)
-    except BaseException:
-        cloud.stop()
-        raise
+        stops.pop_all()  # it is up, and stays
     return cloud
 
 

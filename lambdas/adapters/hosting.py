@@ -28,9 +28,13 @@ def create(plan: EndpointPlan) -> None:
 
 
 def update(plan: EndpointPlan) -> None:
-    """Blue/green: the old fleet serves until the new one is in service."""
+    """Blue/green: the old fleet serves until the new one is in service. Another run may be at it already."""
     _make_config(plan)
-    client("sagemaker").update_endpoint(**plan.endpoint())
+    try:
+        client("sagemaker").update_endpoint(**plan.endpoint())
+    except ClientError as error:
+        if error_code(error) != "ValidationException" or "in-progress" not in str(error):
+            raise
 
 
 def delete(endpoint_name: str) -> None:

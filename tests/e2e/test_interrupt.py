@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dreamdrop.up import free_port
-from tests.e2e.conftest import PROJECT
+from tests.e2e.conftest import PROJECT, until
 
 pytestmark = pytest.mark.e2e
 
@@ -48,4 +48,4 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, line: str) ->
     demo.stdout.read()
     assert demo.wait(timeout=20) == 130
     assert time.monotonic() - began < 10
-    assert processes_of(out) == []
+    until("no process of the demo is left", lambda: processes_of(out) == [], 5)

@@ -54,7 +54,14 @@ def test_any_other_name_is_refused(name: str) -> None:
 def test_only_files_of_a_dataset_are_dataset_keys() -> None:
     assert storage.parse_dataset_key("datasets/dog/a b.png") == ("dog", "a b.png")
     assert storage.parse_dataset_key("datasets/dog/class_data_dir/1.png") == ("dog", "class_data_dir/1.png")
-    for other in ("datasets/dog/", "datasets/dog", "datasets/", "models/dog/1.png", "datasets/dog/sub/"):
+    for other in (
+        "datasets/dog/",
+        "datasets/dog",
+        "datasets/",
+        "datasets//a.png",
+        "models/dog/1.png",
+        "datasets/dog/sub/",
+    ):
         assert storage.parse_dataset_key(other) is None
 
 

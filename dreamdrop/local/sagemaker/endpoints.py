@@ -211,7 +211,8 @@ class Endpoints:
     def _in_service(self, name: str) -> EndpointController:
         status = self._existing(name)["EndpointStatus"]
         if status != "InService":
-            raise invalid(f'Cannot update the endpoint "{name}": its status is {status}, not InService.')
+            arn = self._platform.arn("endpoint", name)
+            raise invalid(f'Cannot update in-progress endpoint "{arn}": its status is {status}.')
         return self._controllers[name]
 
     def _invocable(self, name: str) -> EndpointController:
