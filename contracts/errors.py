@@ -159,19 +159,21 @@ class InvalidDatasetInfo(CallerError):
 class InvalidFileName(CallerError):
     code = "invalid_file_name"
     status = 422
-    default_cure = "Rename the named files: no '..' or empty parts in the path, at most 255 characters."
+    default_cure = "Rename the named files: at most 255 bytes, no '..' or empty part in the path, no backslash or control character."
 
 
 class DatasetChanged(CallerError):
     code = "dataset_changed"
     status = 409
-    default_cure = "Nothing to do: the newer upload is taken by itself."
+    default_cure = "Nothing to do after an upload, which is taken by itself; after a deletion, upload any file again."
 
 
 class UnknownBaseModel(CallerError):
     code = "unknown_base_model"
     status = 422
-    default_cure = "Import it first: dreamdrop import-base DIRECTORY --id ID."
+    default_cure = (
+        "Import it first (dreamdrop import-base DIRECTORY --id ID), then upload any file of the dataset again."
+    )
 
 
 class InvalidBaseModel(CallerError):
@@ -183,7 +185,7 @@ class InvalidBaseModel(CallerError):
 class OverBudget(CallerError):
     code = "over_budget"
     status = 422
-    default_cure = "Ask for fewer steps, or raise the training budget in the deployment's settings."
+    default_cure = "Ask for fewer steps, or raise the training budget in the settings and upload any file again."
 
 
 class TrainingError(DreamdropError):
@@ -215,7 +217,7 @@ class TrainingTimedOut(TrainingError):
 
 class TrainingStopped(TrainingError):
     code = "training_stopped"
-    default_cure = "Somebody stopped the job. Change or add a file of the dataset to train again."
+    default_cure = "Upload any file of the dataset again to train it again."
 
 
 class TrainingDiverged(TrainingError):
@@ -256,7 +258,7 @@ class GenerationExpired(ServiceError):
 
 class Interrupted(ServiceError):
     code = "interrupted"
-    default_cure = "Change or add a file of the dataset to train again."
+    default_cure = "Upload any file of the dataset again to train it again."
 
 
 class InternalError(ServiceError):

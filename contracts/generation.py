@@ -18,6 +18,7 @@ MAX_IMAGES_PER_REQUEST = 8
 MAX_SIDE = 1024
 REQUEST_TTL_SECONDS = 6 * 3600  # RequestTTLSeconds of InvokeEndpointAsync: its longest
 INVOCATION_TIMEOUT_SECONDS = 900  # InvocationTimeoutSeconds: its default
+MAX_PAYLOAD_BYTES = 128_000  # inline Body of InvokeEndpointAsync
 KEEP_GENERATIONS_DAYS = 30
 
 Scheduler = Literal["ddim", "pndm", "lms", "dpmsolver++", "euler", "euler_a", "unipc"]

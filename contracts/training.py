@@ -21,10 +21,13 @@ MAX_INSTANCE_IMAGES = 200
 MAX_CLASS_IMAGES = 1000
 MAX_IMAGE_BYTES = 50 * 1024 * 1024
 MAX_IMAGE_PIXELS = 80_000_000
+MAX_ASPECT_RATIO = 16  # a strip scaled to the training resolution on its short side would fill the memory
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 # Keys that the SageMaker SDK and JumpStart put into the same map: ignored, never refused.
 FOREIGN_KEY_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
+
+MAX_NAMED_PROBLEMS = 10
 
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 
@@ -173,7 +176,7 @@ class DatasetInfo(BaseModel):
         """Raises InvalidDatasetInfo naming every field that is wrong."""
         try:
             values = json.loads(content.decode("utf-8-sig"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidDatasetInfo(f"dataset_info.json is not JSON ({error}).") from error
         try:
             return cls.model_validate(values)
@@ -226,15 +229,21 @@ class TrainingProgress(BaseModel):
 
 
 def describe(error: ValidationError) -> str:
-    """field.path: what is wrong (got value); ... for people."""
+    """field.path: what is wrong (got value); ... for people. The first few, since a caller decides how many there are."""
 
     def one(item: Any) -> str:
-        path = ".".join(str(part) for part in item["loc"]) or "the document"
+        path = _short(".".join(str(part) for part in item["loc"]) or "the document")
         if item["type"] == "extra_forbidden":
             return f"{path}: unknown field"
         if item["type"] == "missing":
             return f"{path}: missing"
-        shown = repr(item["input"])
-        return f"{path}: {item['msg']} (got {shown[:60] + '…' if len(shown) > 60 else shown})"
+        return f"{path}: {item['msg']} (got {_short(repr(item['input']))})"
 
-    return "; ".join(one(item) for item in error.errors(include_url=False))
+    problems = error.errors(include_url=False)
+    more = len(problems) - MAX_NAMED_PROBLEMS
+    named = "; ".join(one(item) for item in problems[:MAX_NAMED_PROBLEMS])
+    return named if more <= 0 else f"{named}; and {more} more"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:60] + "…"

@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 from botocore.exceptions import ClientError
 
 from contracts.artifact import BaseModelManifest
-from contracts.errors import DatasetChanged, UnknownBaseModel
+from contracts.errors import DatasetChanged, InvalidRequest, UnknownBaseModel
 from contracts.storage import MANIFEST, base_model_prefix
 from lambdas.adapters.clients import client, error_code
 
@@ -87,7 +87,10 @@ class DataBucket:
 
     def base_model(self, base_model: str) -> BaseModelManifest:
         """Raises UnknownBaseModel."""
-        content = self.read(base_model_prefix(base_model) + MANIFEST)
+        try:
+            content = self.read(base_model_prefix(base_model) + MANIFEST)
+        except InvalidRequest:
+            content = None
         if content is None:
             raise UnknownBaseModel(f"There is no base model {base_model!r} in the bucket.")
         return BaseModelManifest.model_validate_json(content)

@@ -65,7 +65,7 @@ def wake(endpoint_name: str) -> bool:
 
 
 def submit(endpoint_name: str, generation_id: str, body: str, accept: str) -> None:
-    """The body travels inline: at most 128,000 bytes, which the longest request stays far below."""
+    """The body travels inline: at most MAX_PAYLOAD_BYTES."""
     client("sagemaker-runtime").invoke_endpoint_async(
         EndpointName=endpoint_name,
         InferenceId=generation_id,

@@ -154,6 +154,14 @@ class Subjects(_Rows):
             return None
         return item["endpoint_name"], item["version"]
 
+    def run(self, subject: str, run_id: str) -> Run | None:
+        item = self._get(run_item(subject, run_id))
+        return _run(item) if item else None
+
+    def newest_run_id(self, subject: str) -> str | None:
+        item = self._get(subject_item(subject)) or {}
+        return item.get("run_id")
+
     def all(self) -> list[Subject]:
         subjects: list[Subject] = []
         query: dict[str, Any] = {"KeyConditionExpression": Key("pk").eq(ALL_SUBJECTS)}

@@ -24,7 +24,7 @@ from contracts.errors import (
     UnknownGeneration,
     UnknownSubject,
 )
-from contracts.generation import Generation, GenerationRequest, Picture
+from contracts.generation import MAX_PAYLOAD_BYTES, Generation, GenerationRequest, Picture
 from contracts.pipeline import Subject
 from contracts.storage import GENERATION_PATTERN, progress_key
 from contracts.training import TrainingProgress
@@ -39,6 +39,7 @@ from lambdas.domain.generations import ANSWER_TYPE, GenerationRow, id_of, owner_
 
 PAGE = Path(__file__).resolve().parents[2] / "dreamdrop" / "web" / "index.html"
 MAX_IDEMPOTENCY_KEY = 128
+MAX_KEY_BYTES = 1024  # of S3 and of a sort key: no subject's name is longer
 
 app = APIGatewayHttpResolver()
 errors.install(app)
@@ -60,6 +61,8 @@ def draw() -> Response[str]:
         request=request,
         created_at=datetime.now(UTC),
     )
+    if len(_body_of(row).encode()) > MAX_PAYLOAD_BYTES:
+        raise InvalidRequest("prompt, negative_prompt: together they are too long.")
     generations = Generations(environment(ApiEnvironment).table_name)
     if not generations.create(row):
         row = _replayed(generations, row)
@@ -89,7 +92,7 @@ def subjects() -> dict[str, Any]:
 def subject(name: str) -> Response[str]:
     _owner()
     env = environment(ApiEnvironment)
-    found = Subjects(env.table_name).one(name)
+    found = Subjects(env.table_name).one(name) if len(name.encode()) <= MAX_KEY_BYTES else None
     if found is None:
         raise UnknownSubject(f"There is no subject {name[:64]!r}.")
     return _json(200, _with_progress(found, DataBucket(env.data_bucket)))
@@ -115,7 +118,7 @@ def _owner() -> str:
 def _parse_body() -> GenerationRequest:
     try:
         body = app.current_event.json_body
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"The body is not JSON ({error}).") from error
     if not isinstance(body, dict):
         raise InvalidRequest("The body is not a JSON object.")
@@ -144,16 +147,15 @@ def _new_id(owner: str) -> str:
 def _replayed(generations: Generations, repeated: GenerationRow) -> GenerationRow:
     """The first row of this id; the repetition must ask for the same. Raises IdempotencyConflict."""
     first = generations.get(repeated.id)
-    asked = app.current_event.json_body
+    asked = {field: value for field, value in app.current_event.json_body.items() if value is not None}
     if first is None or GenerationRequest.model_validate({"seed": first.request.seed, **asked}) != first.request:
         raise IdempotencyConflict("This Idempotency-Key was used for another request.")
     return first
 
 
 def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> GenerationRow:
-    body = row.payload().model_dump_json(exclude_none=True)
     try:
-        hosting.submit(endpoint, row.id, body, ANSWER_TYPE)
+        hosting.submit(endpoint, row.id, _body_of(row), ANSWER_TYPE)
     except (ClientError, BotoCoreError) as error:
         logger.exception("the endpoint did not accept the request")
         failed = GenerationFailed("The endpoint did not accept the request.")
@@ -166,6 +168,10 @@ def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> Gene
     except (ClientError, BotoCoreError):  # the alarm wakes it a minute later
         logger.warning("waking failed", exc_info=True)
     return row.model_copy(update={"submitted": True})
+
+
+def _body_of(row: GenerationRow) -> str:
+    return row.payload().model_dump_json(exclude_none=True)
 
 
 def _view(row: GenerationRow) -> Generation:

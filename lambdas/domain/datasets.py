@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.errors import EmptyDataset, InvalidFileName, TooManyImages
-from contracts.pipeline import TakenFile
+from contracts.pipeline import Run, TakenFile
 from contracts.storage import CLASS_IMAGES, DATASET_INFO
 from contracts.training import IMAGE_EXTENSIONS, MAX_CLASS_IMAGES, MAX_INSTANCE_IMAGES
 
-MAX_FILE_NAME = 255
+MAX_FILE_NAME = 255  # bytes, of Linux
 SHOWN = 5
+KEPT_IGNORED = 20
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,19 @@ def is_superseded(event_time: datetime, newest_upload: datetime) -> bool:
     return newest_upload > event_time + timedelta(seconds=1)
 
 
-def dataset_id(bucket: str, subject: str, files: list[TakenFile]) -> str:
-    """12 hex digits that name exactly these contents: equal uploads train once."""
-    content = [bucket, subject, sorted((file.path, file.etag) for file in files)]
+def dataset_id(bucket: str, subject: str, files: list[TakenFile], again: int = 0) -> str:
+    """12 hex digits that name exactly these contents: equal uploads train once.
+
+    `again` counts how often the same contents were dropped anew after another dataset or after a failure.
+    """
+    content = [bucket, subject, sorted((file.path, file.etag) for file in files), again]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def is_settled_by(run: Run, newest: bool, newest_upload: datetime) -> bool:
+    """Whether this run of the same contents answers the upload: it is the subject's newest, and it has not failed
+    before the upload came. Going back to earlier photos, or dropping them again after a failure, is a new run."""
+    return newest and not (run.status == "failed" and newest_upload > run.stages[-1].at)
 
 
 def lay_out(files: list[TakenFile]) -> Layout:
@@ -67,13 +78,21 @@ def lay_out(files: list[TakenFile]) -> Layout:
     return Layout(info, sorted(instance, key=_path), sorted(klass, key=_path), ignored)
 
 
+def shortened(ignored: list[str]) -> list[str]:
+    """What travels through the state machine, whose payloads are bounded; the report has them all."""
+    more = len(ignored) - KEPT_IGNORED
+    return ignored if more <= 0 else [*ignored[:KEPT_IGNORED], f"and {more} more"]
+
+
 def _path(file: TakenFile) -> str:
     return file.path
 
 
 def _is_safe(path: str) -> bool:
     parts = path.split("/")
-    return all(part not in ("", ".", "..") and len(part) <= MAX_FILE_NAME and part.isprintable() for part in parts)
+    return all(part not in ("", ".", "..") and len(part.encode()) <= MAX_FILE_NAME for part in parts) and not any(
+        character == "\\" or unicodedata.category(character) == "Cc" for character in path
+    )
 
 
 def _is_image(path: str) -> bool:

@@ -11,7 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from contracts.training import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from contracts.training import MAX_ASPECT_RATIO, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -38,12 +38,19 @@ def inspect(content: bytes) -> ImageFacts:
     """Raises Unreadable or TooLarge."""
     if len(content) > MAX_IMAGE_BYTES:
         raise TooLarge(f"{len(content) // 2**20} MiB; at most {MAX_IMAGE_BYTES // 2**20} MiB")
-    facts = _read(content)
+    try:
+        facts = _read(content)
+    except struct.error as error:
+        raise Unreadable("its header is damaged") from error
     if facts.width * facts.height > MAX_IMAGE_PIXELS:
         limit = MAX_IMAGE_PIXELS // 1_000_000
         raise TooLarge(f"{facts.width}×{facts.height} pixels; at most {limit} million")
     if facts.width < 1 or facts.height < 1:
         raise Unreadable("it has no pixels")
+    if max(facts.width, facts.height) > MAX_ASPECT_RATIO * min(facts.width, facts.height):
+        raise TooLarge(
+            f"{facts.width}×{facts.height} pixels; the longer side at most {MAX_ASPECT_RATIO} times the shorter"
+        )
     return facts
 
 

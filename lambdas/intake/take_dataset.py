@@ -2,11 +2,12 @@
 
 Every "Object Created" event waits out the quiet period in the intake queue (the queue's delay). When it gets here,
 either something newer has arrived meanwhile, whose own event follows, or the dataset is at rest: its keys and ETags
-are frozen into a manifest whose hash names the execution. No timers and no state; a thousand deliveries train once.
+are frozen into a manifest whose hash names the execution. No timers; a thousand deliveries train once.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
@@ -24,7 +25,7 @@ from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Subjects
-from lambdas.domain.datasets import dataset_id, is_superseded
+from lambdas.domain.datasets import dataset_id, is_settled_by, is_superseded
 
 processor = BatchProcessor(event_type=EventType.SQS)
 
@@ -44,19 +45,35 @@ def take(record: SQSRecord) -> None:
     bucket = DataBucket(env.data_bucket)
     prefix = dataset_prefix(dropped.subject)
     found = list(bucket.list(prefix))
-    if not found or is_superseded(event.time, max(item.modified for item in found)):
+    if not found:
+        return
+    newest_upload = max(item.modified for item in found)
+    if is_superseded(event.time, newest_upload):
         return
     files = [TakenFile(path=item.key.removeprefix(prefix), etag=item.etag, size=item.size) for item in found]
-    dataset = dataset_id(env.data_bucket, dropped.subject, files)
-    run = run_id(dropped.subject, dataset)
-    manifest = TakenManifest(subject=dropped.subject, dataset_id=dataset, files=files)
-    bucket.write(taken_manifest_key(dropped.subject, dataset), manifest.model_dump_json().encode())
-    taken = DatasetTaken(subject=dropped.subject, dataset_id=dataset, run_id=run)
+    taken = _name(subjects, env.data_bucket, dropped.subject, files, newest_upload)
+    manifest = TakenManifest(subject=taken.subject, dataset_id=taken.dataset_id, files=files)
+    bucket.write(taken_manifest_key(taken.subject, taken.dataset_id), manifest.model_dump_json().encode())
     first_delivery = subjects.take(taken)
     events.start_execution(env.state_machine_arn, taken)
     if first_delivery:
-        logger.info("dataset taken", extra={"correlation_id": run, "files": len(files)})
+        logger.info("dataset taken", extra={"correlation_id": taken.run_id, "files": len(files)})
         metrics.add_metric(name="DatasetsTaken", unit="Count", value=1)
+
+
+def _name(
+    subjects: Subjects, bucket: str, subject: str, files: list[TakenFile], newest_upload: datetime
+) -> DatasetTaken:
+    """The run that these contents have, or the next that they can have."""
+    newest = subjects.newest_run_id(subject)
+    again = 0
+    while True:
+        dataset = dataset_id(bucket, subject, files, again)
+        taken = DatasetTaken(subject=subject, dataset_id=dataset, run_id=run_id(subject, dataset))
+        run = subjects.run(subject, taken.run_id)
+        if run is None or is_settled_by(run, taken.run_id == newest, newest_upload):
+            return taken
+        again += 1
 
 
 def _refuse(subjects: Subjects, topic_arn: str, subject: str, error: InvalidSubjectName) -> None:

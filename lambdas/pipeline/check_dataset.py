@@ -16,7 +16,7 @@ from contracts.training import DatasetInfo, TrainingRequest
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Subjects
-from lambdas.domain.datasets import Layout, lay_out, names
+from lambdas.domain.datasets import Layout, lay_out, names, shortened
 from lambdas.domain.images import TooLarge, Unreadable, inspect
 from lambdas.pipeline.state import state
 
@@ -60,7 +60,7 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
         request=request,
         instance_images=len(layout.instance_images),
         class_images=len(layout.class_images),
-        ignored=layout.ignored,
+        ignored=shortened(layout.ignored),
     )
 
 

@@ -156,6 +156,23 @@ def test_the_same_key_gives_the_same_generation_and_asks_once(endpoint: Endpoint
     assert len(endpoint.requests) == 1
 
 
+def test_an_explicit_null_is_the_same_request(endpoint: Endpoint, api: Api) -> None:
+    asked = ASK | {"seed": None}
+    first, second = (api.draw(asked, **{"idempotency-key": "k-1"}) for _ in range(2))
+    assert (first[0], second[0]) == (202, 202)
+    assert first[1]["id"] == second[1]["id"]
+
+
+def test_prompts_that_do_not_fit_into_one_request_are_refused_before_a_row_is_written(
+    endpoint: Endpoint, api: Api
+) -> None:
+    prompts = ["😀" * 2000] * 8
+    asked = {"subject": "dog", "prompt": prompts, "negative_prompt": prompts}
+    status, body = api.draw(asked, **{"idempotency-key": "k-1"})
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert api.draw(ASK, **{"idempotency-key": "k-1"})[0] == 202
+
+
 def test_the_same_key_for_another_request_is_a_conflict(endpoint: Endpoint, api: Api) -> None:
     api.draw(ASK, **{"idempotency-key": "k-1"})
     status, body = api.draw(ASK | {"prompt": "other"}, **{"idempotency-key": "k-1"})
@@ -200,7 +217,7 @@ def test_a_bad_field_is_named(endpoint: Endpoint, api: Api, change: dict[str, An
     assert endpoint.requests == []
 
 
-@pytest.mark.parametrize("body", ["", "not json", "[]", "null", "3", '"text"', "{"])
+@pytest.mark.parametrize("body", ["[" * 10_000, '{"a":' * 10_000, "", "not json", "[]", "null", "3", '"text"', "{"])
 def test_a_body_that_is_no_object_is_refused(endpoint: Endpoint, api: Api, body: str) -> None:
     status, answer = api.draw(body)
     assert (status, answer["error"]["code"]) == (400, "invalid_request")
@@ -314,7 +331,8 @@ def test_subjects_are_listed_and_shown_with_progress(account: Account, endpoint:
     assert one.ready
     assert one.run is not None
     assert one.run.progress == progress
-    assert api.call("GET", "/v1/subjects/cat")[1]["error"]["code"] == "unknown_subject"
+    for unknown in ("cat", "a" * 5000):
+        assert api.call("GET", f"/v1/subjects/{unknown}")[1]["error"]["code"] == "unknown_subject"
 
 
 def test_page_and_document_are_open_to_all(endpoint: Endpoint, api: Api) -> None:

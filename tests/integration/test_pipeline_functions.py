@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -107,6 +108,32 @@ def test_a_changed_dataset_is_another_run(account: Account, context: Context) ->
     take(context, dataset_prefix("dog") + "c.png")
     assert len({e["name"] for e in account.executions()}) == 2
     assert first["run_id"] in {e["name"] for e in account.executions()}
+
+
+def test_going_back_to_earlier_photos_is_a_new_run_and_its_duplicates_are_none(
+    account: Account, context: Context, subjects: Subjects
+) -> None:
+    names = []
+    for colour in ("red", "blue", "red"):
+        account.drop("dog", {"a.png": photo(colour)})
+        for _ in range(3):
+            take(context, dataset_prefix("dog") + "a.png")
+        names.append(subject_of(subjects).run.id)  # type: ignore[union-attr]
+    assert len(set(names)) == 3
+    assert {execution["name"] for execution in account.executions()} == set(names)
+
+
+def test_dropping_the_same_photos_again_after_a_failure_is_a_new_run(
+    account: Account, context: Context, subjects: Subjects
+) -> None:
+    payload = taken(account, context)
+    close_execution.handler(ended("ABORTED", payload), context)
+    take(context, dataset_prefix("dog") + "a.png")  # a late duplicate of the first upload
+    assert subject_of(subjects).run.id == payload["run_id"]  # type: ignore[union-attr]
+    time.sleep(1.1)  # S3 tells times in whole seconds
+    account.drop("dog", {"a.png": photo()})
+    take(context, dataset_prefix("dog") + "a.png")
+    assert subject_of(subjects).run.id != payload["run_id"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["My Dog", "dög", "..", "UPPER"])

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.errors import EmptyDataset, InvalidFileName, TooManyImages
 from contracts.pipeline import TakenFile
-from lambdas.domain.datasets import dataset_id, is_superseded, lay_out
+from lambdas.domain.datasets import dataset_id, is_superseded, lay_out, shortened
 
 
 def files(*paths: str) -> list[TakenFile]:
@@ -24,12 +24,16 @@ def test_photos_class_images_and_everything_else_are_told_apart() -> None:
     assert layout.info is not None
 
 
-@pytest.mark.parametrize("name", ["my photo (1).jpg", "Žluťoučký kůň.png", "日本.jpeg", "a..b.png"])
+@pytest.mark.parametrize(
+    "name", ["my photo (1).jpg", "Žluťoučký kůň.png", "日本.jpeg", "a..b.png", "Screenshot\u202f1.png", "a\u00a0b.png"]
+)
 def test_unusual_names_are_fine(name: str) -> None:
     assert lay_out(files(name)).instance_images[0].path == name
 
 
-@pytest.mark.parametrize("name", ["../a.png", "x/../../a.png", "./a.png", "a//b.png", "a\nb.png", "n" * 256 + ".png"])
+@pytest.mark.parametrize(
+    "name", ["../a.png", "x/../../a.png", "./a.png", "a//b.png", "a\nb.png", "😀" * 100 + ".png", "a\\b.png"]
+)
 def test_names_that_could_escape_or_hide_are_refused(name: str) -> None:
     with pytest.raises(InvalidFileName):
         lay_out(files("good.png", name))
@@ -41,6 +45,11 @@ def test_a_dataset_without_a_photo_is_empty_and_says_what_it_holds(paths: tuple[
         lay_out(files(*paths))
     for path in set(paths) - {"dataset_info.json"}:
         assert path in caught.value.cause
+
+
+def test_a_long_list_of_ignored_files_is_shortened_on_its_way() -> None:
+    assert shortened(["a"] * 20) == ["a"] * 20
+    assert shortened(["a"] * 600)[20:] == ["and 580 more"]
 
 
 def test_three_hundred_photos_are_too_many() -> None:

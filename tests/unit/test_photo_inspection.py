@@ -73,6 +73,19 @@ def test_a_decompression_bomb_is_too_large_without_being_decoded() -> None:
         inspect(bomb)
 
 
+@pytest.mark.parametrize("size", [(1, 60_000), (8, 2000), (2000, 100)])
+def test_a_strip_is_too_large_for_training(size: tuple[int, int]) -> None:
+    with pytest.raises(TooLarge, match="times the shorter"):
+        inspect(picture("PNG", size=size))
+
+
+def test_a_header_that_is_too_short_is_unreadable() -> None:
+    header = b"\0\0\0\x04IHDRabcd" + struct.pack(">I", zlib.crc32(b"IHDRabcd"))
+    end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    with pytest.raises(Unreadable, match="header"):
+        inspect(b"\x89PNG\r\n\x1a\n" + header + end)
+
+
 def test_random_bytes_after_a_true_start_never_break_the_reader() -> None:
     dice = random.Random(1)
     for start in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x00\x00\x00\x00WEBP"):

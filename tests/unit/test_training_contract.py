@@ -92,6 +92,8 @@ def test_the_learning_rate_follows_the_method() -> None:
         (b"{'instance_prompt': 'x'}", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[]", "dictionary"),
+        (b"[" * 10_000, "not JSON"),
+        (json.dumps({f"field{n}": 1 for n in range(5000)}).encode(), "more"),
         (b"{}", "instance_prompt: missing"),
         (b'{"instance_prompt": ""}', "instance_prompt"),
         (b'{"instance_prompt": "x", "prompt": "y"}', "prompt: unknown field"),
@@ -103,6 +105,7 @@ def test_a_bad_dataset_info_names_the_field_and_the_cure(content: bytes, named: 
     with pytest.raises(InvalidDatasetInfo) as caught:
         DatasetInfo.parse(content)
     assert named in caught.value.cause
+    assert len(caught.value.cause) < 1000
     assert "instance_prompt" in caught.value.cure
 
 

@@ -16,6 +16,7 @@ from contracts.errors import EmptyDataset, ImageTooLarge, TooManyImages, Unreada
 from contracts.storage import CLASS_IMAGES
 from contracts.training import (
     IMAGE_EXTENSIONS,
+    MAX_ASPECT_RATIO,
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
     MAX_INSTANCE_IMAGES,
@@ -106,6 +107,10 @@ def _read_one(path: Path, index: int, prompt: str, rule: CropRule) -> Picture:
         raise ImageTooLarge(f"{path.name} is larger than {MAX_IMAGE_BYTES // 2**20} MiB.")
     content = path.read_bytes()
     upright = open_picture(content, path.name)
+    if max(upright.size) > MAX_ASPECT_RATIO * min(upright.size):
+        raise ImageTooLarge(
+            f"{path.name} is a strip: its longer side is more than {MAX_ASPECT_RATIO} times the shorter."
+        )
     return Picture(
         name=path.name,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -134,7 +139,9 @@ def open_picture(content: bytes, name: str) -> Image.Image:
         raise ImageTooLarge(f"{name} has more than {MAX_IMAGE_PIXELS // 10**6} million pixels.") from error
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"{name} is not a PNG, JPEG or WebP picture.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the decoders and the EXIF reader raise whatever a damaged byte leads them to
         raise UnreadableImage(f"{name} cannot be decoded ({error}).") from error
 
 
