@@ -16,7 +16,7 @@ REQUIRED_BASE_MODEL_FILES = ("model_index.json",)
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # NaN must survive JSON
 
 
 class FileEntry(_Record):

@@ -31,6 +31,7 @@
     └── ServiceError                our fault: logged, 5xx, retried or dead-lettered
         ├── HostingFailed           hosting_failed
         ├── GenerationFailed        generation_failed
+        ├── EndpointBusy            503, the same request may be sent again   endpoint_busy
         ├── GenerationExpired       generation_expired
         ├── Interrupted             interrupted
         └── InternalError           internal_error
@@ -159,7 +160,9 @@ class InvalidDatasetInfo(CallerError):
 class InvalidFileName(CallerError):
     code = "invalid_file_name"
     status = 422
-    default_cure = "Rename the named files: at most 255 bytes, no '..' or empty part in the path, no backslash or control character."
+    default_cure = (
+        "Rename the named files: at most 255 bytes, no '..' or empty part, no backslash or control character."
+    )
 
 
 class DatasetChanged(CallerError):
@@ -249,6 +252,13 @@ class HostingFailed(ServiceError):
 class GenerationFailed(ServiceError):
     code = "generation_failed"
     default_cure = "Try again; if it persists, read the log of the endpoint."
+
+
+class EndpointBusy(ServiceError):
+    code = "endpoint_busy"
+    status = 503
+    retryable = True
+    default_cure = "Send the request again with the same Idempotency-Key in a few seconds."
 
 
 class GenerationExpired(ServiceError):

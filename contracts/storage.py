@@ -7,7 +7,7 @@ The data bucket:
     snapshots/<subject>/<dataset>/...                   the frozen, checked copy that training reads
     reports/<subject>/<dataset>.json                    what the check found
     base-models/<id>/...                                imported once, manifest.json with sha256 sums
-    checkpoints/<subject>/<version>/                    synchronised with the training container; progress.json
+    checkpoints/<subject>/<dataset>/                    synchronised with the training container; progress.json
     models/<subject>/<version>/<job>/output/model/...   written by SageMaker
     models/<subject>/<version>/manifest.json            written last: the version exists once this does
     inference/output/, inference/failure/               answers of the asynchronous endpoints
@@ -89,12 +89,13 @@ def base_model_prefix(base_model: str) -> str:
     return f"{BASE_MODELS}{base_model}/"
 
 
-def checkpoint_prefix(subject: str, version: str) -> str:
-    return f"{CHECKPOINTS}{subject}/{version}/"
+def checkpoint_prefix(subject: str, dataset_id: str) -> str:
+    """One for all attempts at a dataset, so that the next attempt goes on where the last one was cut off."""
+    return f"{CHECKPOINTS}{subject}/{dataset_id}/"
 
 
-def progress_key(subject: str, version: str) -> str:
-    return checkpoint_prefix(subject, version) + PROGRESS
+def progress_key(subject: str, dataset_id: str) -> str:
+    return checkpoint_prefix(subject, dataset_id) + PROGRESS
 
 
 def version_prefix(subject: str, version: str) -> str:

@@ -229,7 +229,7 @@ class TrainingProgress(BaseModel):
 
 
 def describe(error: ValidationError) -> str:
-    """field.path: what is wrong (got value); ... for people. The first few, since a caller decides how many there are."""
+    """field.path: what is wrong (got value); ... for people. Only the first few: callers decide how many there are."""
 
     def one(item: Any) -> str:
         path = _short(".".join(str(part) for part in item["loc"]) or "the document")

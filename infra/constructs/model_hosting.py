@@ -80,7 +80,8 @@ class ModelHosting(Construct):
             iam.PolicyStatement(
                 actions=[f"sagemaker:{verb}Model" for verb in ("Create", "Describe", "Delete")]
                 + [f"sagemaker:{verb}EndpointConfig" for verb in ("Create", "Describe", "Delete")]
-                + [f"sagemaker:{verb}Endpoint" for verb in ("Create", "Describe", "Update", "Delete")],
+                + [f"sagemaker:{verb}Endpoint" for verb in ("Create", "Describe", "Update", "Delete")]
+                + ["sagemaker:UpdateEndpointWeightsAndCapacities"],  # asked of whoever registers a scalable target
                 resources=[self._ours(resource) for resource in ("model", "endpoint-config", "endpoint")],
             ),
             *self._scaling_statements(),
@@ -104,14 +105,16 @@ class ModelHosting(Construct):
                 resources=["*"],  # these actions know no resource
             ),
             iam.PolicyStatement(
-                actions=["cloudwatch:PutMetricAlarm"],
+                actions=[f"cloudwatch:{verb}" for verb in ("PutMetricAlarm", "DescribeAlarms", "DeleteAlarms")],
                 resources=[
                     stack.format_arn(
                         service="cloudwatch",
                         resource="alarm",
-                        resource_name=f"{self._prefix}-*",
+                        resource_name=name,
                         arn_format=ArnFormat.COLON_RESOURCE_NAME,
                     )
+                    # our own, and those that target tracking makes in the caller's name
+                    for name in (f"{self._prefix}-*", f"TargetTracking-endpoint/{self._prefix}-*")
                 ],
             ),
             iam.PolicyStatement(

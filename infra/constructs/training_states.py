@@ -69,7 +69,7 @@ def training_states(scope: Construct, functions: StateFunctions, *, poll_seconds
 
 def _call(scope: Construct, state: str, function: lambda_.Function, output: str = ANSWER) -> tasks.LambdaInvoke:
     """Hands the whole payload to the function. Retries only what Lambda itself got wrong."""
-    return tasks.LambdaInvoke.jsonata(
+    task = tasks.LambdaInvoke.jsonata(
         scope,
         f"{state}State",
         state_name=state,
@@ -78,12 +78,15 @@ def _call(scope: Construct, state: str, function: lambda_.Function, output: str 
         outputs=output,
         retry_on_service_exceptions=True,
     )
+    task.add_retry(errors=["Lambda.TooManyRequestsException", "Lambda.Unknown"], max_attempts=5, backoff_rate=2)
+    return task
 
 
 def _train(scope: Construct) -> sfn.CustomState:
     """Raw, because the library's task has no field for CompressionType, CheckpointConfig or an uncompressed model.
 
-    Never retried here: a job name can be used once. Recover plans another attempt under another name.
+    Retried here only when the request was turned away: a job name can be used once. After a failure of the job Recover
+    plans another attempt under another name.
     """
     return sfn.CustomState(
         scope,
@@ -93,6 +96,7 @@ def _train(scope: Construct) -> sfn.CustomState:
             "Resource": f"arn:{Aws.PARTITION}:states:::sagemaker:createTrainingJob.sync",
             "Arguments": "{% $states.input.training_job %}",
             "Output": TRAINED,
+            "Retry": [{"ErrorEquals": ["SageMaker.ThrottlingException"], "MaxAttempts": 6, "BackoffRate": 2}],
             # Not by add_catch: that leaves the output of a raw state's catch out.
             "Catch": [{"ErrorEquals": [sfn.Errors.ALL], "Output": WITH_ERROR, "Next": "Recover"}],
         },

@@ -11,9 +11,22 @@ from botocore.config import Config
 _CONFIG = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
 
 
+# Presigned addresses need the newer signature in every region.
+_S3_CONFIG = _CONFIG.merge(Config(signature_version="s3v4"))
+
+
 @cache
 def client(service: str) -> Any:
-    return boto3.client(service, config=_CONFIG)  # type: ignore[call-overload]
+    return boto3.client(service, config=_S3_CONFIG if service == "s3" else _CONFIG)  # type: ignore[call-overload]
+
+
+def is_transient(error: Exception) -> bool:
+    """Throttling, an unavailable service, a broken connection: the same call may succeed a moment later."""
+    response: dict[str, Any] | None = getattr(error, "response", None)
+    if response is None:
+        return True
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status in (429, 503) or error_code(error) in ("ThrottlingException", "Throttling", "ServiceUnavailable")
 
 
 def error_code(error: Exception) -> str:

@@ -117,10 +117,15 @@ class Subjects(_Rows):
             Attr("status").eq("running"),
             extra="#stages = list_append(#stages, :entry)",
         )
-        if moved:  # the subject shows its newest run only
-            mirrored = {"status": status, "updated_at": now}
-            self._update(subject_item(taken.subject), mirrored, Attr("run_id").eq(taken.run_id))
+        ended = self._get(run_item(taken.subject, taken.run_id)) if not moved else None
+        # The subject mirrors its newest run only; written again when a try before this one died in between.
+        mirrored = {"status": ended["status"] if ended else status, "updated_at": now}
+        self._update(subject_item(taken.subject), mirrored, Attr("run_id").eq(taken.run_id))
         return moved
+
+    def is_running(self, taken: DatasetTaken) -> bool:
+        run = self._get(run_item(taken.subject, taken.run_id))
+        return run is not None and run["status"] == "running"
 
     def refuse(self, subject: str, report: ErrorReport) -> bool:
         """A dataset that cannot even be taken, such as one with an unusable name. False if that is recorded already."""
@@ -131,21 +136,21 @@ class Subjects(_Rows):
         values = {"subject": subject, "status": "failed", "updated_at": _now(), "error": report.model_dump()}
         return self._update(key, values)
 
-    def promote(self, taken: DatasetTaken, version: str, base_model: str, instance_prompt: str) -> bool:
-        """Points the subject at a version, unless a newer dataset was dropped meanwhile and has been promoted."""
+    def promote(
+        self, taken: DatasetTaken, version: str, endpoint_name: str, base_model: str, instance_prompt: str
+    ) -> bool:
+        """Points the subject at a version and its endpoint in one write, unless a newer dataset has been promoted."""
         run = self._get(run_item(taken.subject, taken.run_id)) or {}
         taken_at = run["stages"][0]["at"]
         values = {
             "version": version,
             "version_taken_at": taken_at,
+            "endpoint_name": endpoint_name,
             "base_model": base_model,
             "instance_prompt": instance_prompt,
         }
         older = Attr("version_taken_at").not_exists() | Attr("version_taken_at").lte(taken_at)
         return self._update(subject_item(taken.subject), values, older)
-
-    def host(self, subject: str, endpoint_name: str) -> None:
-        self._update(subject_item(subject), {"endpoint_name": endpoint_name})
 
     def endpoint_of(self, subject: str) -> tuple[str, str] | None:
         """(endpoint name, version) of a subject that can be drawn now."""

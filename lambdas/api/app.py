@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.environment import ApiEnvironment
 from contracts.errors import (
+    EndpointBusy,
     GenerationFailed,
     IdempotencyConflict,
     InvalidRequest,
@@ -29,6 +30,7 @@ from contracts.pipeline import Subject
 from contracts.storage import GENERATION_PATTERN, progress_key
 from contracts.training import TrainingProgress
 from lambdas.adapters import hosting
+from lambdas.adapters.clients import is_transient
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
@@ -158,6 +160,8 @@ def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> Gene
         hosting.submit(endpoint, row.id, _body_of(row), ANSWER_TYPE)
     except (ClientError, BotoCoreError) as error:
         logger.exception("the endpoint did not accept the request")
+        if is_transient(error):  # the row stays queued and unsubmitted: a retry with the same key submits it
+            raise EndpointBusy("The endpoint does not accept requests at the moment.") from error
         failed = GenerationFailed("The endpoint did not accept the request.")
         generations.fail(row.id, datetime.now(UTC), failed.report)
         raise failed from error
@@ -198,9 +202,9 @@ def _view(row: GenerationRow) -> Generation:
 def _with_progress(found: Subject, bucket: DataBucket) -> Subject:
     """While it trains, the container's progress file is the news."""
     run = found.run
-    if run is None or run.version is None or run.status != "running":
+    if run is None or run.stage != "training":
         return found
-    content = bucket.read(progress_key(found.subject, run.version))
+    content = bucket.read(progress_key(found.subject, run.dataset_id))
     if content is None:
         return found
     progress = TrainingProgress.model_validate_json(content)

@@ -13,6 +13,8 @@ from typing import Any
 from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, base_model_prefix
 
 VARIANT = "shared"
+# Driver 550, CUDA 12.4, which runs the CUDA 12.8 libraries of the image; hosts are given an older one by default.
+INFERENCE_AMI = "al2-ami-sagemaker-inference-gpu-3-1"
 IDLE_SECONDS = 600
 BACKLOG_PER_INSTANCE = 5.0
 
@@ -63,6 +65,7 @@ class EndpointPlan:
             "ModelName": self.config_name,
             "InstanceType": self.instance_type,
             "InitialInstanceCount": 1,
+            "InferenceAmiVersion": INFERENCE_AMI,
             "ModelDataDownloadTimeoutInSeconds": 1800,
             "ContainerStartupHealthCheckTimeoutInSeconds": 900,
         }
@@ -126,7 +129,7 @@ class EndpointPlan:
             "PolicyName": f"{self.endpoint_name}-wake",
             "PolicyType": "StepScaling",
             "StepScalingPolicyConfiguration": {
-                "AdjustmentType": "ChangeInCapacity",
+                "AdjustmentType": "ExactCapacity",  # one, however long the alarm stays on
                 "MetricAggregationType": "Average",
                 "Cooldown": 300,
                 "StepAdjustments": [step],

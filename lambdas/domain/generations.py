@@ -135,5 +135,8 @@ def owner_of(request_context: dict[str, Any]) -> str | None:
 
 
 def _without_session(arn: str) -> str:
-    """arn:aws:sts::1:assumed-role/Artist/session-7 -> .../Artist: the session changes with every login."""
-    return arn.rsplit("/", 1)[0] if ":assumed-role/" in arn else arn
+    """arn:aws:sts::1:assumed-role/Artist/session-7 -> .../Artist: the session changes with every login.
+
+    Roles of IAM Identity Center are shared by people, and there the session is the person.
+    """
+    return arn.rsplit("/", 1)[0] if ":assumed-role/" in arn and "/AWSReservedSSO_" not in arn else arn

@@ -37,7 +37,7 @@ def training_job(
             "CompressionType": "NONE",
         },
         "CheckpointConfig": {
-            "S3Uri": f"s3://{bucket}/{checkpoint_prefix(subject, version)}".rstrip("/"),
+            "S3Uri": f"s3://{bucket}/{checkpoint_prefix(subject, checked.dataset_id)}".rstrip("/"),
             "LocalPath": "/opt/ml/checkpoints",
         },
         "ResourceConfig": {

@@ -1,4 +1,5 @@
-"""HostModel: makes the shared endpoint of the base model, or waits for it. Called until it is in service."""
+"""HostModel: makes the shared endpoint of the base model, or waits for it. Called until it is in service; then the
+subject's alias moves to the new version and its endpoint, in one conditional write."""
 
 from __future__ import annotations
 
@@ -33,7 +34,11 @@ def handler(round_: HostingRound) -> VersionHosted:
     status = _ensure(plan, first_round)
     if status == "InService":
         hosting.let_it_sleep(plan)
-        subjects.host(round_.subject, plan.endpoint_name)
+        request = round_.request
+        if not subjects.promote(
+            round_, round_.version, plan.endpoint_name, request.base_model, request.instance_prompt
+        ):
+            logger.info("a newer dataset has been promoted meanwhile; this version is kept beside it")
     payload = round_.model_dump(exclude={"endpoint_status"})
     return VersionHosted(**payload, endpoint_name=plan.endpoint_name, endpoint_status=status)
 
@@ -61,7 +66,11 @@ def _ensure(plan: EndpointPlan, first_round: bool) -> str:
         hosting.create(plan)
         return "Creating"
     status = str(found["EndpointStatus"])
-    if status == "InService" and found["EndpointConfigName"] != plan.config_name:
+    outdated = status == "InService" and found["EndpointConfigName"] != plan.config_name
+    if outdated and not first_round:
+        reason = found.get("FailureReason", "the new configuration did not come up")
+        raise HostingFailed(f"The endpoint {plan.endpoint_name} was rolled back: {reason}")
+    if outdated:
         logger.info("updating the endpoint", extra={"endpoint": plan.endpoint_name, "config": plan.config_name})
         hosting.update(plan)
         return "Updating"

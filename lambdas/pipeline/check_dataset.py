@@ -12,7 +12,7 @@ from contracts.environment import CheckEnvironment
 from contracts.errors import DreamdropError, ImageTooLarge, InternalError, UnreadableImage
 from contracts.pipeline import DatasetChecked, DatasetReport, DatasetTaken, ImageFinding, TakenFile, TakenManifest
 from contracts.storage import DATASET_INFO, dataset_prefix, report_key, snapshot_prefix, taken_manifest_key
-from contracts.training import DatasetInfo, TrainingRequest
+from contracts.training import MAX_IMAGE_BYTES, DatasetInfo, TrainingRequest
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Subjects
@@ -80,6 +80,9 @@ def _request(bucket: DataBucket, subject: str, layout: Layout, default_base_mode
 
 def _judge(bucket: DataBucket, subject: str, layout: Layout) -> list[ImageFinding]:
     def one(file: TakenFile) -> ImageFinding:
+        if file.size > MAX_IMAGE_BYTES:  # told by the listing: not even read
+            problem = f"too large: {file.size // 2**20} MiB; at most {MAX_IMAGE_BYTES // 2**20} MiB"
+            return ImageFinding(path=file.path, format=None, width=None, height=None, problem=problem)
         content = bucket.read_unchanged(dataset_prefix(subject) + file.path, file.etag)
         try:
             facts = inspect(content)

@@ -1,4 +1,4 @@
-"""How a run ends badly: recorded once, told once."""
+"""How a run ends badly: recorded once, told at least once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def end_as_failed(env: TellEnvironment, taken: DatasetTaken, report: ErrorReport
         error=report,
         link=f"/v1/subjects/{taken.subject}",
     )
-    if Subjects(env.table_name).fail(taken, report):
+    subjects = Subjects(env.table_name)
+    if subjects.is_running(taken):  # told first: what dies in between is told again, not never
         events.publish(env.subject_topic_arn, failed)
+    if subjects.fail(taken, report):
         metrics.add_metric(name="RunsFailed", unit="Count", value=1)
     return failed

@@ -1,4 +1,4 @@
-"""PublishModel: the version's manifest is written last, then the subject's alias moves in one conditional write."""
+"""PublishModel: the version's manifest is written last; from then on the version exists and can be drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contracts.pipeline import ModelJudged, VersionPublished
 from contracts.storage import version_manifest_key
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
-from lambdas.adapters.observability import logger
 from lambdas.adapters.table import Subjects
 from lambdas.pipeline.state import state
 
@@ -19,8 +18,8 @@ from lambdas.pipeline.state import state
 @state(ModelJudged)
 def handler(judged: ModelJudged) -> VersionPublished:
     env = environment(StoreEnvironment)
-    bucket, subjects = DataBucket(env.data_bucket), Subjects(env.table_name)
-    subjects.enter(judged, "publishing")
+    bucket = DataBucket(env.data_bucket)
+    Subjects(env.table_name).enter(judged, "publishing")
     content = bucket.read(judged.artifact_prefix + ARTIFACT)
     if content is None:
         raise InternalError(f"{judged.artifact_prefix}{ARTIFACT} is gone.")
@@ -34,7 +33,4 @@ def handler(judged: ModelJudged) -> VersionPublished:
         artifact=Artifact.model_validate_json(content),
     )
     bucket.write(version_manifest_key(judged.subject, judged.version), manifest.model_dump_json(indent=2).encode())
-    request = judged.request
-    if not subjects.promote(judged, judged.version, request.base_model, request.instance_prompt):
-        logger.info("a newer dataset has been promoted meanwhile; this version is kept beside it")
     return VersionPublished(**judged.model_dump())

@@ -21,7 +21,9 @@ def handler(hosted: VersionHosted) -> SubjectEvent:
         version=hosted.version,
         link=f"/v1/subjects/{hosted.subject}",
     )
-    if Subjects(env.table_name).succeed(hosted):
+    subjects = Subjects(env.table_name)
+    if subjects.is_running(hosted):  # told first: what dies in between is told again, not never
         events.publish(env.subject_topic_arn, ready)
+    if subjects.succeed(hosted):
         metrics.add_metric(name="SubjectsReady", unit="Count", value=1)
     return ready

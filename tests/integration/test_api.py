@@ -18,6 +18,7 @@ from contracts.pipeline import DatasetTaken, Subject
 from contracts.storage import progress_key
 from contracts.training import TrainingProgress
 from lambdas.adapters import hosting
+from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Generations, Subjects
 from lambdas.api import app, record_generation
 from tests.integration.conftest import BUCKET, TABLE, Account, Context, photo
@@ -32,11 +33,11 @@ class Endpoint:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, str]] = []
         self.woken: list[str] = []
-        self.refuses = False
+        self.refuses: str | None = None
 
     def submit(self, endpoint_name: str, generation_id: str, body: str, accept: str) -> None:
         if self.refuses:
-            raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow down"}}, "InvokeEndpointAsync")
+            raise ClientError({"Error": {"Code": self.refuses, "Message": "no"}}, "InvokeEndpointAsync")
         self.requests.append((endpoint_name, generation_id, body))
 
     def wake(self, endpoint_name: str) -> bool:
@@ -53,8 +54,7 @@ def endpoint(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endp
     run = DatasetTaken(subject="dog", dataset_id="0123456789ab", run_id="dog-0123456789ab")
     subjects.take(run)
     subjects.enter(run, "training", version=VERSION)
-    subjects.promote(run, VERSION, "tiny", "a photo of sks dog")
-    subjects.host("dog", "dreamdrop-tiny")
+    subjects.promote(run, VERSION, "dreamdrop-tiny", "tiny", "a photo of sks dog")
     yield made
 
 
@@ -241,12 +241,25 @@ def test_an_unknown_subject_and_one_that_is_not_ready(endpoint: Endpoint, api: A
 
 
 def test_an_endpoint_that_refuses_is_our_fault_and_nothing_stays_queued(endpoint: Endpoint, api: Api) -> None:
-    endpoint.refuses = True
+    endpoint.refuses = "ValidationException"
     status, body = api.draw(ASK, **{"idempotency-key": "k"})
     assert (status, body["error"]["code"]) == (500, "generation_failed")
-    endpoint.refuses = False
+    endpoint.refuses = None
     status, again = api.draw(ASK, **{"idempotency-key": "k"})
     assert again["status"] == "failed"
+
+
+def test_a_busy_endpoint_may_be_asked_again_with_the_same_key(endpoint: Endpoint, api: Api) -> None:
+    endpoint.refuses = "ThrottlingException"
+    status, body = api.draw(ASK, **{"idempotency-key": "k"})
+    assert (status, body["error"]["code"]) == (503, "endpoint_busy")
+    endpoint.refuses = None
+    assert api.draw(ASK, **{"idempotency-key": "k"})[0] == 202
+    assert len(endpoint.requests) == 1
+
+
+def test_a_link_to_a_picture_has_the_newer_signature(account: Account) -> None:
+    assert "X-Amz-Signature" in DataBucket(BUCKET).link("generations/x/image-0.png", 60)
 
 
 def test_a_crash_between_row_and_submission_is_made_good_by_the_retry(
@@ -324,7 +337,7 @@ def test_a_request_whose_notice_never_came_expires(endpoint: Endpoint, api: Api)
 
 def test_subjects_are_listed_and_shown_with_progress(account: Account, endpoint: Endpoint, api: Api) -> None:
     progress = TrainingProgress(phase="training", step=5, total_steps=20, loss=0.5, updated_at=datetime.now(UTC))
-    account.put(progress_key("dog", VERSION), progress.model_dump_json().encode())
+    account.put(progress_key("dog", "0123456789ab"), progress.model_dump_json().encode())
     status, listed = api.call("GET", "/v1/subjects")
     assert (status, [subject["subject"] for subject in listed["subjects"]]) == (200, ["dog"])
     one = Subject.model_validate(api.call("GET", "/v1/subjects/dog")[1])

@@ -17,6 +17,7 @@ from contracts.environment import StoreEnvironment
 from contracts.pipeline import DatasetReport, Subject
 from contracts.storage import dataset_prefix, report_key, snapshot_prefix, version_manifest_key
 from contracts.training import DatasetInfo, Hyperparameters
+from lambdas.adapters import hosting
 from lambdas.adapters.table import Subjects
 from lambdas.hosting import host_model
 from lambdas.intake import take_dataset
@@ -248,6 +249,28 @@ def published(account: Account, context: Context) -> dict[str, Any]:
     return done
 
 
+def hosted(published_: dict[str, Any], context: Context) -> dict[str, Any]:
+    """The loop of the state machine around HostModel."""
+    payload: dict[str, Any] = host_model.handler(published_, context)
+    while payload["endpoint_status"] != "InService":
+        payload = host_model.handler(payload, context)
+    return payload
+
+
+def test_an_endpoint_that_was_rolled_back_fails_the_run_instead_of_being_updated_for_ever(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = published(account, context)
+    found = {"EndpointStatus": "InService", "EndpointConfigName": "old", "FailureReason": "image not found"}
+    updates: list[Any] = []
+    monkeypatch.setattr(hosting, "describe", lambda _name: found)
+    monkeypatch.setattr(hosting, "update", updates.append)
+    first = host_model.handler(done, context)
+    with pytest.raises(errors.HostingFailed, match="image not found"):
+        host_model.handler(first, context)
+    assert len(updates) == 1
+
+
 def test_the_plan_is_a_whole_training_job_under_a_name_of_its_own(account: Account, context: Context) -> None:
     planned = plan(account, context)
     again = plan_training.handler(planned | {"attempt": 2, "ladder_rung": 1, "memory_tier": 1}, context)
@@ -289,6 +312,8 @@ def test_a_trained_model_is_judged_published_hosted_and_told(
     ("summary", "error"),
     [
         ({"held_out_after": 5.0}, errors.ModelRejected),
+        ({"held_out_after": float("nan")}, errors.TrainingDiverged),
+        ({"last_loss": float("inf")}, errors.TrainingDiverged),
         ({"samples": [SampleCheck(path="s.png", finite=True, contrast=0.0)]}, errors.ModelRejected),
         ({"samples": [SampleCheck(path="s.png", finite=False, contrast=0.3)]}, errors.ModelRejected),
     ],
@@ -317,10 +342,10 @@ def test_a_model_outside_its_own_prefix_is_not_read(account: Account, context: C
 
 
 def test_an_older_dataset_never_replaces_a_newer_one(account: Account, context: Context, subjects: Subjects) -> None:
-    slow = judge_model.handler(trained(account, context), context)
+    slow = publish_model.handler(judge_model.handler(trained(account, context), context), context)
     account.drop("dog", {"c.png": photo("green")})
-    fast = published(account, context)
-    publish_model.handler(slow, context)
+    fast = hosted(published(account, context), context)
+    hosted(slow, context)
     assert subject_of(subjects).version == fast["version"]
     assert account.keys(version_manifest_key("dog", slow["version"]))  # kept, not served
 
@@ -371,8 +396,7 @@ def test_an_execution_that_ends_without_telling_still_ends_its_run(
 def test_a_failed_retraining_leaves_the_old_version_serving(
     account: Account, context: Context, subjects: Subjects
 ) -> None:
-    done = published(account, context)
-    subjects.host("dog", "endpoint")
+    done = hosted(published(account, context), context)
     account.drop("dog", {"bad.png": b"text"})
     take(context, dataset_prefix("dog") + "bad.png")
     close_execution.handler(ended("ABORTED", {**done, "run_id": subject_of(subjects).run.id}), context)  # type: ignore[union-attr]
