@@ -185,7 +185,7 @@ class Subject(_Payload):
     instance_prompt: str | None = None
     status: RunStatus = Field(description="Of the newest run.")
     updated_at: datetime
-    error: ErrorReport | None = Field(None, description="Set when the dataset could not even be taken.")
+    error: ErrorReport | None = Field(None, description="Why the newest run failed, or why there is none.")
     run: Run | None = None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -228,11 +229,16 @@ class TrainingProgress(BaseModel):
     updated_at: datetime
 
 
+# pydantic names the tried member of a union in the path: prompt.list[constrained-str]
+_UNION_MEMBER = re.compile(r"^(constrained-\w+|list\[.*|str|int|float|bool|none)$")
+
+
 def describe(error: ValidationError) -> str:
     """field.path: what is wrong (got value); ... for people. Only the first few: callers decide how many there are."""
 
     def one(item: Any) -> str:
-        path = _short(".".join(str(part) for part in item["loc"]) or "the document")
+        fields = [str(part) for part in item["loc"] if not _UNION_MEMBER.match(str(part))]
+        path = _short(".".join(fields) or "the document")
         if item["type"] == "extra_forbidden":
             return f"{path}: unknown field"
         if item["type"] == "missing":

@@ -19,7 +19,7 @@ from contracts.generation import GenerationRequest, Scheduler
 from contracts.training import describe
 from dreamdrop import base_models, demo, up
 from dreamdrop.api import Api
-from dreamdrop.client import Client
+from dreamdrop.client import SETTLE_TIMEOUT_SECONDS, Client
 from dreamdrop.deployment import Deployment
 from dreamdrop.failures import EXPECTED, explain
 from dreamdrop.local import process
@@ -37,6 +37,7 @@ app = typer.Typer(
 stderr = Console(stderr=True)
 
 INTERRUPTED = 130
+LOCAL_SETTLE_SECONDS = 15.0  # the local quiet period is 2 s
 FIELDS = GenerationRequest.model_fields
 
 Aws = Annotated[bool, typer.Option("--aws", help="Use the deployment in the AWS account, not the local cloud.")]
@@ -107,6 +108,8 @@ def drop_command(
 ) -> None:
     """Uploads a folder of photos and watches until its subject can be drawn.
 
+    Files that were dropped before stay in the bucket; delete there what is to be left out.
+
     Example:  dreamdrop drop examples/datasets/robot
     """
     client = Client(deployment_of(aws, prefix, region))
@@ -117,8 +120,19 @@ def drop_command(
     if not wait:
         return say(keys)
     with RunDisplay(stderr) as display:
-        ready = client.wait_until_ready(name, display.show, newer_than=before)
-    return say(f"{name} is ready, version {ready.version}. Try:\n  dreamdrop generate {name} '{ready.instance_prompt}'")
+        ready = client.wait_until_ready(
+            name,
+            display.show,
+            newer_than=before,
+            settle_seconds=SETTLE_TIMEOUT_SECONDS if aws else LOCAL_SETTLE_SECONDS,
+        )
+    if ready.run and ready.run.id == before:
+        return say(f"Nothing is new: these files make version {ready.version}, which is served already.")
+    if ready.run and ready.run.ignored:
+        stderr.print(f"Left out: {', '.join(ready.run.ignored)}", markup=False, highlight=False, soft_wrap=True)
+    return say(
+        f"{name} is ready, version {ready.version}. Try:\n  {up.program()} generate {name} '{ready.instance_prompt}'"
+    )
 
 
 @app.command("subjects")

@@ -26,7 +26,7 @@ from dreamdrop.deployment import Deployment
 POLL_SECONDS = 1.0
 READY_TIMEOUT_SECONDS = 6 * 3600.0
 GENERATION_TIMEOUT_SECONDS = 1800.0
-SETTLE_TIMEOUT_SECONDS = 180.0  # longer than any quiet period
+SETTLE_TIMEOUT_SECONDS = 180.0  # longer than the quiet periods of infra/settings.py
 
 
 class StillRunning(DreamdropError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -45,10 +47,16 @@ def stay(cloud: LocalCloudProcess) -> None:
         cloud.stop()
 
 
+def program() -> str:
+    """How this command line was called, so that what is printed can be pasted, in a virtual environment or not."""
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "dreamdrop" else "dreamdrop"
+
+
 def describe_status() -> str:
     known = process.status(STATE)
     if known is None:
-        return "The local cloud is not up. Start it with: dreamdrop up"
+        return "The local cloud is not up. Start it with: make up"
     if known.phase != "ready":
         return f"The local cloud is {known.phase} on port {known.port}, process {known.pid}."
     return f"The local cloud is up on port {known.port}, process {known.pid}.\n\n{introduction(Deployment.local())}"
@@ -74,12 +82,12 @@ def introduction(deployment: Deployment) -> str:
     return f"""\
 The local cloud is up.
   bucket  s3://{bucket}
-  API     {api}
-  page    {api}/        (key {deployment.account}, secret {LOCAL_SECRET})
+  API     '{api}'
+  page    '{api}/'        (key {deployment.account}, secret {LOCAL_SECRET})
 
 Drop photos, then draw:
-  dreamdrop drop {EXAMPLE}
-  dreamdrop generate robot 'a photo of sks robot on the beach' -n 2
+  {program()} drop {EXAMPLE}
+  {program()} generate robot 'a photo of sks robot on the beach' -n 2
 
 The same with other tools:
   {keys} AWS_DEFAULT_REGION={deployment.region} \\
@@ -88,4 +96,4 @@ The same with other tools:
   boto3.client("s3", endpoint_url="{endpoint}", region_name="{deployment.region}",
                aws_access_key_id="{deployment.account}", aws_secret_access_key="{LOCAL_SECRET}")
 
-Log {LOG}. End it with: dreamdrop down"""
+Log {LOG}. End it with: make down"""

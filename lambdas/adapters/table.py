@@ -80,8 +80,9 @@ class Subjects(_Rows):
         newest = {
             "TableName": name,
             "Key": subject_item(taken.subject)._asdict(),
-            "UpdateExpression": "SET #subject = :subject, run_id = :run, #status = :running, updated_at = :now",
-            "ExpressionAttributeNames": {"#subject": "subject", "#status": "status"},
+            "UpdateExpression": "SET #subject = :subject, run_id = :run, #status = :running, updated_at = :now "
+            "REMOVE #error",
+            "ExpressionAttributeNames": {"#subject": "subject", "#status": "status", "#error": "error"},
             "ExpressionAttributeValues": {
                 ":subject": taken.subject,
                 ":run": taken.run_id,
@@ -119,7 +120,8 @@ class Subjects(_Rows):
         )
         ended = self._get(run_item(taken.subject, taken.run_id)) if not moved else None
         # The subject mirrors its newest run only; written again when a try before this one died in between.
-        mirrored = {"status": ended["status"] if ended else status, "updated_at": now}
+        row = ended or {"status": status, **values}
+        mirrored = {"status": row["status"], "updated_at": now, "error": row.get("error")}
         self._update(subject_item(taken.subject), mirrored, Attr("run_id").eq(taken.run_id))
         return moved
 
@@ -187,8 +189,7 @@ class Subjects(_Rows):
 
 def _subject(item: dict[str, Any]) -> Subject:
     ready = "endpoint_name" in item and "version" in item
-    error = {"error": item["error"]} if "error" in item and "run_id" not in item else {}
-    return Subject.model_validate({**item, "ready": ready, **error})
+    return Subject.model_validate({**item, "ready": ready})
 
 
 def _run(item: dict[str, Any]) -> Run:

@@ -132,8 +132,11 @@ def _drawable(name: str) -> tuple[str, str]:
     drawable = table.endpoint_of(name)
     if drawable:
         return drawable
-    if table.one(name) is None:
+    known = table.one(name)
+    if known is None:
         raise UnknownSubject(f"There is no subject {name!r}.")
+    if known.error is not None:
+        raise SubjectNotReady(f"The newest dataset of {name!r} failed: {known.error.cause}", known.error.cure)
     raise SubjectNotReady(f"The subject {name!r} has no version that can be drawn yet.")
 
 

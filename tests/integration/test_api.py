@@ -13,6 +13,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from contracts.errors import EmptyDataset
 from contracts.generation import Generation, InferenceAnswer, InferencePayload, InferenceTimings
 from contracts.pipeline import DatasetTaken, Subject
 from contracts.storage import progress_key
@@ -213,6 +214,7 @@ def test_a_bad_field_is_named(endpoint: Endpoint, api: Api, change: dict[str, An
     status, body = api.draw(ASK | change)
     assert (status, body["error"]["code"]) == (400, "invalid_request")
     assert named in body["error"]["cause"]
+    assert "constrained" not in body["error"]["cause"]
     assert len(body["error"]["cause"]) < 500
     assert endpoint.requests == []
 
@@ -238,6 +240,11 @@ def test_an_unknown_subject_and_one_that_is_not_ready(endpoint: Endpoint, api: A
     Subjects(TABLE).take(DatasetTaken(subject="cat", dataset_id="0" * 12, run_id="cat-0"))
     status, body = api.draw(ASK | {"subject": "cat"})
     assert (status, body["error"]["code"]) == (409, "subject_not_ready")
+    report = EmptyDataset("no photo").report
+    Subjects(TABLE).fail(DatasetTaken(subject="cat", dataset_id="0" * 12, run_id="cat-0"), report)
+    failed = api.draw(ASK | {"subject": "cat"})[1]["error"]
+    assert (failed["code"], failed["cure"]) == ("subject_not_ready", report.cure)
+    assert api.call("GET", "/v1/subjects/cat")[1]["error"] == report.model_dump()
 
 
 def test_an_endpoint_that_refuses_is_our_fault_and_nothing_stays_queued(endpoint: Endpoint, api: Api) -> None:
