@@ -129,7 +129,7 @@ def test_the_introduction_of_up_names_bucket_api_page_and_the_next_commands() ->
     )
     for told in (
         "s3://photos",
-        "http://127.0.0.1:4700/x/ ",
+        "'http://127.0.0.1:4700/x/'",
         "--endpoint-url http://127.0.0.1:4700",
         "--aws-sigv4 aws:amz:us-east-1:execute-api --user 000000000000:local",
         "boto3.client",
