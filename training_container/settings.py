@@ -9,10 +9,7 @@ from pydantic import ValidationError
 
 from contracts.errors import InvalidDatasetInfo, InvalidRequest
 from contracts.storage import DATASET_INFO
-from contracts.training import DatasetInfo, Hyperparameters, describe
-
-MEMORY_TIER = "memory_tier"
-HIGHEST_MEMORY_TIER = 3
+from contracts.training import HIGHEST_MEMORY_TIER, MEMORY_TIER, DatasetInfo, Hyperparameters, describe
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,6 @@ def id_of(owner: str, idempotency_key: str) -> str:
     return hashlib.sha256(json.dumps([owner, idempotency_key]).encode()).hexdigest()[:32]
 
 
-class _RequestParameters(BaseModel):
-    endpointName: str = ""  # noqa: N815 - SageMaker's spelling
-
-
 class _ResponseParameters(BaseModel):
     outputLocation: str | None = None  # noqa: N815
     failureLocation: str | None = None  # noqa: N815
@@ -84,7 +80,6 @@ class Notice(BaseModel):
     receivedTime: datetime | None = None  # noqa: N815
     eventTime: datetime | None = None  # noqa: N815
     failureReason: str | None = None  # noqa: N815
-    requestParameters: _RequestParameters = Field(default_factory=_RequestParameters)  # noqa: N815
     responseParameters: _ResponseParameters = Field(default_factory=_ResponseParameters)  # noqa: N815
 
     @property

@@ -18,9 +18,9 @@ from contracts.errors import (
     parse_error,
 )
 from contracts.pipeline import CaughtError, FailedState, Recovery
+from contracts.training import HIGHEST_MEMORY_TIER
 
 MAX_ATTEMPTS = 5
-MAX_MEMORY_TIER = 3
 _CAPACITY_ERRORS = ("ResourceLimitExceeded", "CapacityError", "InsufficientCapacity", "InsufficientInstanceCapacity")
 
 
@@ -54,7 +54,7 @@ def recover(failed: FailedState, rungs: int) -> Recovery:
         return Recovery(retry=False, failure=error.report)
     else:  # killed from outside: most often the host ran out of memory
         tier += 1
-    if rung >= rungs or tier > MAX_MEMORY_TIER:
+    if rung >= rungs or tier > HIGHEST_MEMORY_TIER:
         return Recovery(retry=False, failure=error.report)
     return Recovery(retry=True, attempt=failed.attempt + 1, ladder_rung=rung, memory_tier=tier)
 

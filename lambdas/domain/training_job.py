@@ -9,6 +9,7 @@ from typing import Any
 
 from contracts.pipeline import DatasetChecked, Quote
 from contracts.storage import base_model_prefix, checkpoint_prefix, snapshot_prefix, version_prefix
+from contracts.training import MEMORY_TIER
 
 VOLUME_GIB = 50  # ignored on instances with local NVMe (g4dn, g5, g6)
 LOSS_METRIC = {"Name": "train-loss", "Regex": r"train_avg_loss=([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"}
@@ -27,7 +28,7 @@ def training_job(
             "TrainingInputMode": "File",
             "MetricDefinitions": [LOSS_METRIC],
         },
-        "HyperParameters": {**request.hyperparameters.to_sagemaker(), "memory_tier": str(checked.memory_tier)},
+        "HyperParameters": {**request.hyperparameters.to_sagemaker(), MEMORY_TIER: str(checked.memory_tier)},
         "InputDataConfig": [
             _channel("training", f"s3://{bucket}/{snapshot_prefix(subject, checked.dataset_id)}"),
             _channel("model", f"s3://{bucket}/{base_model_prefix(request.base_model)}"),

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
 import pytest
 from PIL import Image, ImageDraw
 
@@ -193,7 +192,3 @@ def dataset_info(steps: int = 8, **more: Any) -> bytes:
     hyperparameters = {"max_steps": steps, "resolution": 64, **more}
     info = {"instance_prompt": "a photo of sks ball", "class_prompt": "a photo of a ball"}
     return json.dumps(info | {"hyperparameters": hyperparameters}).encode()
-
-
-def unsigned(deployment: Deployment) -> boto3.Session:
-    return boto3.Session(aws_access_key_id="AKIAUNKNOWN", aws_secret_access_key="x", region_name=deployment.region)
