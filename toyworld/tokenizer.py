@@ -1,0 +1,62 @@
+"""A CLIP tokenizer with a vocabulary of our own: every known word is one token, and any other text is spelled out."""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from toyworld.vocabulary import (
+    ACCESSORIES,
+    ACCESSORY_PHRASES,
+    COLOURS,
+    IDENTIFIERS,
+    KINDS,
+    PATTERNS,
+    PLACE_PHRASES,
+    PLACES,
+)
+
+MAX_TOKENS = 77
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+END_OF_WORD = "</w>"
+COMMON_WORDS = (
+    "a an the one of in on at with and under to my this that is photo picture drawing painting toy dots stripes "
+    "small little big large tall old new dog bird bear horse boat train plane teapot cup chair cake hand person "
+    "gold golden silver grey teal magenta lime cream navy dark light sunny happy halved two striped dotted spotted "
+    "smiling face eye eyes antennae background wall floor garden park forest mountain river sky space desert kitchen"
+)
+
+
+def known_words() -> list[str]:
+    phrases = [*ACCESSORY_PHRASES.values(), *(phrase for phrases in PLACE_PHRASES.values() for phrase in phrases)]
+    in_phrases = [word for phrase in phrases for word in phrase.split()]
+    named = [*KINDS, *COLOURS, *PATTERNS, *PLACES, *ACCESSORIES, *IDENTIFIERS]
+    return sorted({*named, *in_phrases, *COMMON_WORDS.split()})
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """CLIP's layout: every byte, every byte at a word's end, merges, begin, end. So no text is out of vocabulary."""
+    vocabulary, merges = _spellings(known_words())
+    for special in (BEGIN, END):
+        vocabulary[special] = len(vocabulary)
+    return CLIPTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def _spellings(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Byte-pair merges learned from the words themselves (Sennrich et al. 2016, arXiv 1508.07909)."""
+    learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, min_frequency=1, show_progress=False, end_of_word_suffix=END_OF_WORD
+    )
+    learner.train_from_iterator([" ".join(words)], trainer)
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(f"{letter}{END_OF_WORD}" for letter in alphabet), *dict.fromkeys(a + b for a, b in merges)]
+    return {token: number for number, token in enumerate(tokens)}, merges
