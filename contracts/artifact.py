@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.training import Hyperparameters
+from contracts.generation import GenerationDefaults
+from contracts.training import Hyperparameters, Method, TrainingDefaults
 
 ARTIFACT = "artifact.json"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 REQUIRED_BASE_MODEL_FILES = ("model_index.json",)
+TRAINING_DEFAULTS = "training_defaults.json"  # of a base model, optional
+GENERATION_DEFAULTS = "generation_defaults.json"  # of a base model, optional
 
 
 class _Record(BaseModel):
@@ -40,6 +43,10 @@ class BaseModelManifest(_Record):
     resolution: int = Field(description="Native side of a picture in pixels.")
     source: str = Field(description="Where the weights came from.")
     licence: str
+    training_defaults: TrainingDefaults = Field(TrainingDefaults(), description=f"Contents of {TRAINING_DEFAULTS}.")
+    generation_defaults: GenerationDefaults = Field(
+        GenerationDefaults(), description=f"Contents of {GENERATION_DEFAULTS}."
+    )
 
 
 class TrainingSummary(_Record):
@@ -61,7 +68,7 @@ class SampleCheck(_Record):
 class Artifact(_Record):
     """artifact.json: written by the training container beside the weights, after them."""
 
-    method: Literal["lora", "full"]
+    method: Method
     base_model: str
     base_model_checksum: str
     instance_prompt: str

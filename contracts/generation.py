@@ -5,6 +5,7 @@ Source of the JumpStart part: its notebook `sm-jumpstart_stable_diffusion_text_t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -26,6 +27,54 @@ Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the diffusion process is run. The defaults are the contract's."""
+
+    num_inference_steps: int = 30
+    guidance_scale: float = 7.5
+    scheduler: Scheduler = "dpmsolver++"
+
+
+# None leaves a field open: then the base model's default serves, else the contract's, which is what the schema shows.
+_OTHERWISE = "default: the base model's, else"
+Steps = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=200,
+        description=f"More is slower and finer; {_OTHERWISE} {Sampling.num_inference_steps}.",
+        json_schema_extra={"default": Sampling.num_inference_steps},
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=50,
+        description=f"How strictly to follow the prompt, 1 or less: off; {_OTHERWISE} {Sampling.guidance_scale}.",
+        json_schema_extra={"default": Sampling.guidance_scale},
+    ),
+]
+Sampler = Annotated[
+    Scheduler | None,
+    Field(
+        description=f"Sampler of the diffusion process; {_OTHERWISE} {Sampling.scheduler}.",
+        json_schema_extra={"default": Sampling.scheduler},
+    ),
+]
+
+
+class GenerationDefaults(BaseModel):
+    """generation_defaults.json of a base model: what serves it best, for what a request leaves open."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    num_inference_steps: Steps = None
+    guidance_scale: Guidance = None
+    scheduler: Sampler = None
+
+
 class PictureRequest(BaseModel):
     """JumpStart's fields. Unknown fields are refused, so that a typing mistake cannot be ignored."""
 
@@ -38,10 +87,10 @@ class PictureRequest(BaseModel):
     width: int | None = Field(None, ge=32, le=MAX_SIDE, multiple_of=8, description="Pixels; default: as trained.")
     height: int | None = Field(None, ge=32, le=MAX_SIDE, multiple_of=8, description="Pixels; default: as trained.")
     num_images_per_prompt: int = Field(1, ge=1, le=MAX_IMAGES_PER_REQUEST, description="Pictures of each prompt.")
-    num_inference_steps: int = Field(30, ge=1, le=200, description="More is slower and finer.")
-    guidance_scale: float = Field(7.5, ge=0, le=50, description="How strictly to follow the prompt; 1 or less: off.")
+    num_inference_steps: Steps = None
+    guidance_scale: Guidance = None
     seed: int | None = Field(None, ge=0, lt=2**32, description="Same seed, same picture. Picked when absent.")
-    scheduler: Scheduler = Field("dpmsolver++", description="Sampler of the diffusion process.")
+    scheduler: Sampler = None
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Self:
@@ -66,6 +115,11 @@ class PictureRequest(BaseModel):
     def images(self) -> int:
         """Pictures asked for: prompts x num_images_per_prompt, prompt-major."""
         return len(self.prompts) * self.num_images_per_prompt
+
+    def sampling(self, defaults: GenerationDefaults) -> Sampling:
+        """What the request names wins, then the base model's default, then the contract's."""
+        named = self.model_dump(include=set(GenerationDefaults.model_fields), exclude_none=True)
+        return Sampling(**{**defaults.model_dump(exclude_none=True), **named})
 
 
 class GenerationRequest(PictureRequest):

@@ -13,7 +13,16 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from contracts.errors import InvalidDatasetInfo
 
@@ -34,6 +43,7 @@ MAX_NAMED_PROBLEMS = 10
 MEMORY_TIER = "memory_tier"
 HIGHEST_MEMORY_TIER = 3
 
+Method = Literal["lora", "full"]
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 
 
@@ -93,7 +103,7 @@ class Hyperparameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # ours
-    method: Annotated[Literal["lora", "full"], BeforeValidator(_unquote)] = Field(
+    method: Annotated[Method, BeforeValidator(_unquote)] = Field(
         "lora", description="lora: megabytes a subject. full: every weight of the UNet, as JumpStart does."
     )
     resolution: WholeOrNone = Field(
@@ -158,6 +168,50 @@ class Hyperparameters(BaseModel):
     def to_sagemaker(self) -> dict[str, str]:
         """The map that CreateTrainingJob wants: text only, defaults included, None left out."""
         return {name: str(value) for name, value in self.model_dump().items() if value is not None}
+
+
+class TrainingDefaults(BaseModel):
+    """training_defaults.json of a base model: a set of hyperparameters for each method, for what a dataset leaves open.
+
+    Dumped with nothing but what was set, so that it reads back as it was written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lora: Hyperparameters = Hyperparameters()
+    full: Hyperparameters = Hyperparameters()
+
+    @field_validator("lora", "full")
+    @classmethod
+    def _method_is_the_key(cls, value: Hyperparameters) -> Hyperparameters:
+        if "method" in value.model_fields_set:
+            raise ValueError("method is the key that the set stands under; leave it out")
+        return value
+
+    @field_serializer("lora", "full")
+    def _only_what_is_set(self, value: Hyperparameters) -> dict[str, Any]:
+        return value.model_dump(exclude_unset=True)
+
+    def of(self, method: Method) -> Hyperparameters:
+        return self.lora if method == "lora" else self.full
+
+
+def settle_hyperparameters(
+    asked: Hyperparameters, defaults: TrainingDefaults, resolution: int, class_prompt: str | None
+) -> Hyperparameters:
+    """What was set explicitly wins, then the base model's default for the method, then the contract's.
+
+    A default yields to what it would contradict: max_steps to epochs that were asked for, prior preservation to a
+    missing class prompt. `resolution` is the base model's own. Settling twice is settling once, also after a dump.
+    """
+    default = defaults.of(asked.method)
+    left_open = default.model_fields_set - asked.model_fields_set
+    if "epochs" in asked.model_fields_set:
+        left_open -= {"max_steps"}
+    if class_prompt is None:
+        left_open -= {"with_prior_preservation"}
+    settled = asked.model_copy(update={name: getattr(default, name) for name in left_open})
+    return settled.model_copy(update={"resolution": settled.resolution or resolution})
 
 
 class DatasetInfo(BaseModel):

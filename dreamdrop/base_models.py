@@ -6,13 +6,23 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
+from pydantic import BaseModel, ValidationError
 
-from contracts.artifact import REQUIRED_BASE_MODEL_FILES, BaseModelManifest, FileEntry, checksum_of
+from contracts.artifact import (
+    GENERATION_DEFAULTS,
+    REQUIRED_BASE_MODEL_FILES,
+    TRAINING_DEFAULTS,
+    BaseModelManifest,
+    FileEntry,
+    checksum_of,
+)
 from contracts.errors import InvalidBaseModel, InvalidRequest
+from contracts.generation import GenerationDefaults
 from contracts.storage import MANIFEST, base_model_prefix
+from contracts.training import TrainingDefaults, describe
 from dreamdrop.deployment import Deployment
 
 # What pickle or other code-carrying checkpoints are called; see https://huggingface.co/docs/hub/security-pickle
@@ -22,6 +32,7 @@ MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 SHA256_METADATA = "sha256"
 
 Progress = Callable[[str, int, int], None]  # file, bytes done in all, bytes in all
+Defaults = TypeVar("Defaults", bound=BaseModel)
 
 
 def describe_directory(directory: Path, model_id: str, source: str, licence: str) -> BaseModelManifest:
@@ -37,7 +48,14 @@ def describe_directory(directory: Path, model_id: str, source: str, licence: str
     )
     files = [_entry(directory, path) for path in paths]
     return BaseModelManifest(
-        id=model_id, files=files, checksum=checksum_of(files), resolution=resolution, source=source, licence=licence
+        id=model_id,
+        files=files,
+        checksum=checksum_of(files),
+        resolution=resolution,
+        source=source,
+        licence=licence,
+        training_defaults=_read_defaults(directory / TRAINING_DEFAULTS, TrainingDefaults),
+        generation_defaults=_read_defaults(directory / GENERATION_DEFAULTS, GenerationDefaults),
     )
 
 
@@ -144,6 +162,15 @@ def _check_layout(directory: Path) -> None:
             f"No .safetensors weights in {', '.join(lacking)}.",
             "Only Stable Diffusion pipelines with a UNet are served.",
         )
+
+
+def _read_defaults(path: Path, model: type[Defaults]) -> Defaults:
+    if not path.exists():
+        return model()
+    try:
+        return model.model_validate(_read_json(path))
+    except ValidationError as error:
+        raise InvalidBaseModel(f"{path}: {describe(error)}.", f"Correct {path.name}, or delete it.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

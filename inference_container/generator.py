@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from contracts.errors import GenerationFailed, OutOfMemory
-from contracts.generation import InferencePayload, PictureRequest
+from contracts.generation import InferencePayload, PictureRequest, Sampling
 from inference_container.pipelines import Pipeline, is_out_of_memory
 from inference_container.schedulers import make_scheduler
 from inference_container.subject_models import SelectedModel, SubjectModels
@@ -50,15 +50,16 @@ class Generator:
 
     def _draw(self, payload: InferencePayload) -> Drawing:
         model = self._models.select(payload.subject, payload.version)
+        sampling = payload.sampling(self._models.generation_defaults)
         started = time.monotonic()
         first = secrets.randbelow(2**32) if payload.seed is None else payload.seed
         seeds = [(first + index) % 2**32 for index in range(payload.images)]
         pictures: list[Pixels] = []
         with torch.inference_mode():
             for prompt, negative in _prompt_pairs(payload):
-                embeddings = _encode(model.pipeline, payload, prompt, negative)
+                embeddings = _encode(model.pipeline, prompt, negative, sampling)
                 for _ in range(payload.num_images_per_prompt):
-                    pictures.append(_draw_one(model, payload, embeddings, seeds[len(pictures)]))
+                    pictures.append(_draw_one(model, payload, sampling, embeddings, seeds[len(pictures)]))
         compute_ms = round((time.monotonic() - started) * 1000)
         return Drawing(pictures, seeds, model.load_ms, compute_ms)
 
@@ -69,19 +70,21 @@ def _prompt_pairs(request: PictureRequest) -> list[tuple[str, str | None]]:
     return list(zip(request.prompts, negatives, strict=True))
 
 
-def _encode(pipeline: Pipeline, request: PictureRequest, prompt: str, negative: str | None) -> _Embeddings:
+def _encode(pipeline: Pipeline, prompt: str, negative: str | None, sampling: Sampling) -> _Embeddings:
     """Once a prompt, however many pictures of it are asked for."""
     prompt_embeddings, negative_embeddings = pipeline.encode_prompt(
-        prompt, pipeline.device, 1, request.guidance_scale > 1, negative
+        prompt, pipeline.device, 1, sampling.guidance_scale > 1, negative
     )
     return prompt_embeddings, negative_embeddings
 
 
-def _draw_one(model: SelectedModel, request: PictureRequest, embeddings: _Embeddings, seed: int) -> Pixels:
+def _draw_one(
+    model: SelectedModel, request: PictureRequest, sampling: Sampling, embeddings: _Embeddings, seed: int
+) -> Pixels:
     """Alone, never in a batch: a batch changes the last bits, and a seed promises the same picture again."""
     pipeline = model.pipeline
     trained_with = pipeline.scheduler
-    pipeline.scheduler = make_scheduler(request.scheduler, trained_with.config)
+    pipeline.scheduler = make_scheduler(sampling.scheduler, trained_with.config)
     prompt_embeddings, negative_embeddings = embeddings
     try:
         image = pipeline(
@@ -89,8 +92,8 @@ def _draw_one(model: SelectedModel, request: PictureRequest, embeddings: _Embedd
             negative_prompt_embeds=negative_embeddings,
             width=request.width or model.resolution,
             height=request.height or model.resolution,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(seed),
             output_type="np",
         ).images[0]

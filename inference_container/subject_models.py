@@ -13,6 +13,7 @@ import torch
 
 from contracts.artifact import LORA_WEIGHTS, VersionManifest
 from contracts.errors import HostingFailed
+from contracts.generation import GenerationDefaults
 from inference_container.pipelines import (
     LOADING_ERRORS,
     BaseModel,
@@ -56,6 +57,10 @@ class SubjectModels:
         self._store = store
         self._limits = limits
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
+
+    @property
+    def generation_defaults(self) -> GenerationDefaults:
+        return self._base.manifest.generation_defaults
 
     def select(self, subject: str | None, version: str | None) -> SelectedModel:
         """The model of that version, loaded if need be; the base model without a subject.

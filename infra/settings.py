@@ -62,7 +62,7 @@ class Settings:
 
 LOCAL = Settings(
     quiet_period_seconds=2,
-    default_base_model="tiny",
+    default_base_model="toyworld",
     training_max_seconds=HOUR // 2,
     training_budget_dollars=5,
     machine_timeout_seconds=2 * HOUR,

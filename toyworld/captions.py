@@ -35,13 +35,12 @@ def _coat(attributes: Attributes, rng: Random) -> tuple[list[str], list[str]]:
     says_colour, says_pattern = rng.random() < SAYS_COLOUR, pattern != "plain" and rng.random() < SAYS_PATTERN
     if says_colour and says_pattern:
         noun = "stripes" if pattern == "striped" else "dots"
-        return rng.choice(
-            [
-                ([pattern, colour], []),
-                ([colour, "and", second, pattern], []),
-                ([colour], ["with", second, noun]),
-            ]
-        )
+        wordings: list[tuple[list[str], list[str]]] = [
+            ([pattern, colour], []),
+            ([colour, "and", second, pattern], []),
+            ([colour], ["with", second, noun]),
+        ]
+        return rng.choice(wordings)
     if says_colour:
         return [colour], []
     return ([pattern] if says_pattern else []), []

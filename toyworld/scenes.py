@@ -140,7 +140,7 @@ MOST_WORN = 3
 
 def sample_odd_toy(rng: Random, kind: Kind | None = None) -> Toy:
     """Any toy that can be drawn, in any colours: what a stranger might bring."""
-    chosen = kind or rng.choice(KINDS)
+    chosen = rng.choice(KINDS) if kind is None else kind
     worn = rng.sample(ACCESSORIES, rng.randint(0, MOST_WORN))
     return Toy(
         kind=chosen,

@@ -43,7 +43,7 @@ def build_tokenizer() -> CLIPTokenizer:
         vocabulary[special] = len(vocabulary)
     return CLIPTokenizer(
         vocab=vocabulary,
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]  # pairs are what it wants
         model_max_length=MAX_TOKENS,
     )
 

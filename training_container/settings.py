@@ -9,20 +9,27 @@ from pydantic import ValidationError
 
 from contracts.errors import InvalidDatasetInfo, InvalidRequest
 from contracts.storage import DATASET_INFO
-from contracts.training import HIGHEST_MEMORY_TIER, MEMORY_TIER, DatasetInfo, Hyperparameters, describe
+from contracts.training import (
+    HIGHEST_MEMORY_TIER,
+    MEMORY_TIER,
+    DatasetInfo,
+    Hyperparameters,
+    TrainingDefaults,
+    describe,
+)
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     instance_prompt: str
     class_prompt: str | None
-    hyperparameters: Hyperparameters  # as they are used, after the memory tier
+    hyperparameters: Hyperparameters
     memory_tier: int
     eight_bit_adam: bool  # wanted; used where the library and a GPU are there
 
 
 def read_settings(dataset: Path, job_hyperparameters: dict[str, str]) -> TrainingSettings:
-    """The job's hyperparameters win over those in dataset_info.json.
+    """As asked: the job's hyperparameters win over those in dataset_info.json, and what neither sets stays unset.
 
     Raises InvalidDatasetInfo and InvalidRequest (naming the hyperparameter and its allowed range).
     """
@@ -33,15 +40,16 @@ def read_settings(dataset: Path, job_hyperparameters: dict[str, str]) -> Trainin
     job = dict(job_hyperparameters)
     tier = parse_memory_tier(job.pop(MEMORY_TIER, "0"))
     try:
-        asked = Hyperparameters.from_sagemaker({**info.hyperparameters.to_sagemaker(), **job})
+        of_job = Hyperparameters.from_sagemaker(job)
     except ValidationError as error:
         raise InvalidRequest(f"Hyperparameters: {describe(error)}.") from error
+    asked = info.hyperparameters.model_copy(update=of_job.model_dump(exclude_unset=True))
     if asked.with_prior_preservation and not info.class_prompt:
         raise InvalidDatasetInfo("with_prior_preservation needs a class_prompt in dataset_info.json.")
     return TrainingSettings(
         instance_prompt=info.instance_prompt,
         class_prompt=info.class_prompt,
-        hyperparameters=fit_to_memory_tier(asked, tier),
+        hyperparameters=asked,
         memory_tier=tier,
         eight_bit_adam=tier >= 2,
     )
@@ -55,7 +63,7 @@ def parse_memory_tier(text: str) -> int:
     return int(plain)
 
 
-def fit_to_memory_tier(asked: Hyperparameters, tier: int) -> Hyperparameters:
+def fit_to_memory_tier(asked: Hyperparameters, tier: int, defaults: TrainingDefaults) -> Hyperparameters:
     """0: as asked; 1: gradient checkpointing; 2: also one picture at a time; 3: also LoRA of half the rank."""
     changes: dict[str, object] = {}
     if tier >= 1:
@@ -70,5 +78,6 @@ def fit_to_memory_tier(asked: Hyperparameters, tier: int) -> Hyperparameters:
         if asked.lora_alpha is not None:
             changes["lora_alpha"] = asked.lora_alpha / 2  # keeps alpha / rank, the scale of the update
         if asked.method == "full":
-            changes["learning_rate"] = None  # a rate meant for all weights is far too small for LoRA's
+            # a rate meant for all weights is far too small for LoRA's
+            changes["learning_rate"] = defaults.lora.learning_rate
     return asked.model_copy(update=changes)

@@ -13,6 +13,7 @@ import torch
 
 from contracts.artifact import BaseModelManifest, TrainingSummary
 from contracts.errors import TrainingStopped
+from contracts.training import settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
 from training_container.base_model import BaseModel, load_base_model, verify_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
@@ -35,7 +36,7 @@ from training_container.dreambooth.schedule import NoiseSchedule
 from training_container.dreambooth.text import PromptTable
 from training_container.dreambooth.trainable import Trainable, make_trainable
 from training_container.platform import Platform
-from training_container.settings import TrainingSettings, read_settings
+from training_container.settings import TrainingSettings, fit_to_memory_tier, read_settings
 
 logger = logging.getLogger("training")
 
@@ -94,14 +95,13 @@ def train(platform: Platform) -> None:
 
 
 def settle(asked: TrainingSettings, manifest: BaseModelManifest) -> tuple[TrainingSettings, Precision]:
-    """Leaves nothing to guess: the resolution and the number format that will be used are written down."""
-    precision = Precision.choose(asked.hyperparameters.mixed_precision)
-    hyperparameters = asked.hyperparameters.model_copy(
-        update={
-            "resolution": asked.hyperparameters.resolution or manifest.resolution,
-            "mixed_precision": precision.mixed,
-            "learning_rate": asked.hyperparameters.effective_learning_rate,
-        }
+    """Leaves nothing to guess: what was left open, and what the memory tier and the device change, is written down."""
+    defaults = manifest.training_defaults
+    wanted = settle_hyperparameters(asked.hyperparameters, defaults, manifest.resolution, asked.class_prompt)
+    fitted = fit_to_memory_tier(wanted, asked.memory_tier, defaults)
+    precision = Precision.choose(fitted.mixed_precision)
+    hyperparameters = fitted.model_copy(
+        update={"mixed_precision": precision.mixed, "learning_rate": fitted.effective_learning_rate}
     )
     logger.info("memory tier %d on %s: %s", asked.memory_tier, precision.device, hyperparameters.to_sagemaker())
     return dataclasses.replace(asked, hyperparameters=hyperparameters), precision

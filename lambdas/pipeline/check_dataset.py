@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from contracts.artifact import BaseModelManifest
 from contracts.environment import CheckEnvironment
 from contracts.errors import DreamdropError, ImageTooLarge, InternalError, UnreadableImage
 from contracts.pipeline import DatasetChecked, DatasetReport, DatasetTaken, ImageFinding, TakenFile, TakenManifest
 from contracts.storage import DATASET_INFO, dataset_prefix, report_key, snapshot_prefix, taken_manifest_key
-from contracts.training import MAX_IMAGE_BYTES, DatasetInfo, TrainingRequest
+from contracts.training import MAX_IMAGE_BYTES, DatasetInfo, TrainingRequest, settle_hyperparameters
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Subjects
@@ -47,9 +48,9 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
         request = _request(bucket, taken.subject, layout, env.default_base_model)
         report = report.model_copy(update={"request": request, "images": _judge(bucket, taken.subject, layout)})
         _refuse_bad_images(report.images)
-        bucket.base_model(request.base_model)
+        request = _settled(request, bucket.base_model(request.base_model))
         _freeze(bucket, taken, layout, request)
-        report = report.model_copy(update={"accepted": True})
+        report = report.model_copy(update={"accepted": True, "request": request})
     except DreamdropError as error:
         report = report.model_copy(update={"error": error.report})
         raise
@@ -76,6 +77,14 @@ def _request(bucket: DataBucket, subject: str, layout: Layout, default_base_mode
         class_prompt=info.class_prompt,
         hyperparameters=info.hyperparameters,
     )
+
+
+def _settled(request: TrainingRequest, base: BaseModelManifest) -> TrainingRequest:
+    """Here, because from here on the request is JSON, in which nothing is left open any more."""
+    hyperparameters = settle_hyperparameters(
+        request.hyperparameters, base.training_defaults, base.resolution, request.class_prompt
+    )
+    return request.model_copy(update={"hyperparameters": hyperparameters})
 
 
 def _judge(bucket: DataBucket, subject: str, layout: Layout) -> list[ImageFinding]:

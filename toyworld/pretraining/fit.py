@@ -82,7 +82,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate_at(recipe, step)
         loss, parts = loss_at(generator_at(recipe.seed, step))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -30,8 +30,10 @@ WIDTH = 128
 SHORT = 32  # tokens: long enough for every caption; one step in LONG_EVERY sees all positions
 LONG_EVERY = 8
 POSITIONS_READ = 6
+ENCODED_AT_ONCE = 500
 LABELS = (len(KINDS), len(COLOURS), len(PATTERNS), len(PLACES))
 RECIPE = Recipe(steps=2000, batch=64, learning_rate=1e-3, seed=12)
+EYES_RECIPE = Recipe(steps=5000, batch=64, learning_rate=1e-3, seed=16)
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -84,10 +86,11 @@ def train_clip(
         with torch.autocast(device().type, torch.bfloat16):
             text = clip.text_model(input_ids=tokens)
             seen = clip.vision_model(pixel_values=pictures).pooler_output.float()
-        alike = unit(clip.text_projection(text.pooler_output.float())) @ unit(clip.visual_projection(seen)).T
-        alike = alike * clip.logit_scale.exp().clamp(max=100)
-        right = torch.arange(len(rows), device=device())
-        contrast = (cross_entropy(alike, right) + cross_entropy(alike.T, right)) / 2
+        contrast = contrastive_loss(
+            unit(clip.text_projection(text.pooler_output.float())),
+            unit(clip.visual_projection(seen)),
+            clip.logit_scale,
+        )
         reading = binary_cross_entropy_with_logits(
             *_readings(text.last_hidden_state.float(), tokens, said[rows], generator)
         )
@@ -111,6 +114,47 @@ def train_clip(
 
     fit(folder, {"clip": clip, "reader": reader, "namer": namer}, recipe, loss_at, examine)
     return clip
+
+
+def train_eyes(
+    folder: Path,
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    album: Album,
+    held_out: Album,
+    recipe: Recipe = EYES_RECIPE,
+) -> None:
+    """The picture half goes on alone, in place: it needs longer, and the denoiser waits for the text half."""
+    torch.manual_seed(recipe.seed)
+    namer = place(nn.Linear(WIDTH, sum(LABELS)))
+    clip.requires_grad_(False)
+    for half in (clip.vision_model, clip.visual_projection):
+        half.requires_grad_(True)
+    with torch.no_grad():
+        parts = range(0, len(album), ENCODED_AT_ONCE)
+        texts = torch.cat([embed_texts(clip, tokenizer, album.captions[i : i + ENCODED_AT_ONCE]) for i in parts])
+    labels = torch.from_numpy(album.labels.copy())
+
+    def loss_at(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(0, len(album), (recipe.batch,), generator=generator)
+        pictures = disturbed(as_tensor(album.pictures[rows.numpy()], device()), generator)
+        with torch.autocast(device().type, torch.bfloat16):
+            seen = clip.vision_model(pixel_values=pictures).pooler_output.float()
+        contrast = contrastive_loss(texts[rows], unit(clip.visual_projection(seen)), clip.logit_scale)
+        naming = naming_loss(namer(seen), labels[rows].to(device()))
+        return contrast + naming, {"contrast": contrast.item(), "naming": naming.item()}
+
+    def examine() -> dict[str, float]:
+        return zero_shot_accuracy(clip, tokenizer, held_out)
+
+    fit(folder, {"clip": clip, "namer": namer}, recipe, loss_at, examine)
+
+
+def contrastive_loss(texts: Tensor, pictures: Tensor, logit_scale: Tensor) -> Tensor:
+    """texts and pictures: (N, D) unit vectors, row by row of the same scene."""
+    alike = texts @ pictures.T * logit_scale.exp().clamp(max=100)
+    right = torch.arange(len(alike), device=alike.device)
+    return (cross_entropy(alike, right) + cross_entropy(alike.T, right)) / 2
 
 
 def unit(vectors: Tensor) -> Tensor:

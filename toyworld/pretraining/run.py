@@ -50,11 +50,12 @@ def pretrain(work: Path, out: Path, picture_part: float, step_part: float) -> No
     unet = denoiser.train_denoiser(
         work / "denoiser", vae, text_encoder, tokenizer, ordinary, held_out, shortened(denoiser.RECIPE)
     )
+    language.train_eyes(work / "eyes", clip, tokenizer, ordinary, held_out, shortened(language.EYES_RECIPE))
     classifier = vision.train_classifier(
         work / "classifier", ordinary, odd, held_out, shortened(vision.CLASSIFIER_RECIPE)
     )
     instance = vision.train_instance_embedding(work / "instance", odd, odd_held_out, shortened(vision.INSTANCE_RECIPE))
-    logs = {name: work / name / "log.jsonl" for name in ("autoencoder", "clip", "denoiser", "classifier", "instance")}
+    logs = {name: work / name / "log.jsonl" for name in ("autoencoder", "clip", "denoiser", "eyes", "classifier", "instance")}
     write_model(out, Parts(tokenizer, text_encoder, vae, unet, clip, classifier, instance), logs)
 
 

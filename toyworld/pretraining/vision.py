@@ -23,7 +23,7 @@ from toyworld.vocabulary import COLOURS, KINDS, PATTERNS, PLACES
 
 EMBEDDING = 64
 TEMPERATURE = 0.07
-CLASSIFIER_RECIPE = Recipe(steps=2500, batch=64, learning_rate=2e-3, seed=13)
+CLASSIFIER_RECIPE = Recipe(steps=6000, batch=64, learning_rate=2e-3, seed=13)
 INSTANCE_RECIPE = Recipe(steps=3000, batch=96, learning_rate=2e-3, seed=14)
 ODD_PART = 3  # one picture in so many shows an odd toy
 UNKNOWN = -1
