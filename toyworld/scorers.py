@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer, ResNetForImageClassification
 
 from toyworld.pictures import SIDE
+from toyworld.pretraining.fit import frozen
 from toyworld.pretraining.language import LABELS, embed_pictures, embed_texts, unit
 from toyworld.pretraining.views import as_tensor
 
@@ -35,17 +36,19 @@ class Scorers:
     def load(cls, directory: Path) -> Scorers:
         """directory: scorers/ of the base model. Raises OSError when a part is missing."""
         return cls(
-            clip=CLIPModel.from_pretrained(directory / CLIP, dtype=torch.float32).eval(),
+            clip=frozen(CLIPModel.from_pretrained(directory / CLIP, dtype=torch.float32)),
             tokenizer=CLIPTokenizer.from_pretrained(directory / CLIP),
-            classifier=ResNetForImageClassification.from_pretrained(directory / CLASSIFIER, dtype=torch.float32).eval(),
-            instance=ResNetForImageClassification.from_pretrained(directory / INSTANCE, dtype=torch.float32).eval(),
+            classifier=frozen(
+                ResNetForImageClassification.from_pretrained(directory / CLASSIFIER, dtype=torch.float32)
+            ),
+            instance=frozen(ResNetForImageClassification.from_pretrained(directory / INSTANCE, dtype=torch.float32)),
         )
 
     @torch.no_grad()
     def classify(self, pictures: Pictures) -> NDArray[np.int64]:
         """(N, 4): kind, colour, pattern and place, as indices into the vocabulary."""
         logits = torch.cat([self.classifier(part).logits for part in _parts(pictures)])
-        named = torch.stack([part.argmax(-1) for part in logits.split(LABELS, dim=-1)], dim=-1)
+        named = torch.stack([part.argmax(-1) for part in torch.split(logits, LABELS, dim=-1)], dim=-1)
         return np.asarray(named.numpy())
 
     @torch.no_grad()

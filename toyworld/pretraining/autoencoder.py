@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from toyworld.pictures import SIDE, Album
 from toyworld.pretraining.fit import Recipe, device, fit, place
@@ -36,8 +36,9 @@ def build_autoencoder() -> AutoencoderKL:
         scaling_factor=1.0,
     )
     with torch.no_grad():  # a posterior that is nearly free of noise learns to copy first
-        vae.quant_conv.weight[LATENT_CHANNELS:] = 0
-        vae.quant_conv.bias[LATENT_CHANNELS:] = FIRST_LOG_VARIANCE
+        weight, bias = _parameters(vae.quant_conv)
+        weight[LATENT_CHANNELS:] = 0
+        bias[LATENT_CHANNELS:] = FIRST_LOG_VARIANCE
     return vae
 
 
@@ -99,10 +100,16 @@ def decibels(squared_error: float) -> float:
 def normalise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
     """Folds each channel's mean and deviation into the two 1 x 1 convolutions: same pictures, unit-variance latents."""
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
+    weight, bias = _parameters(vae.quant_conv)
     weight[:LATENT_CHANNELS] /= deviation[:, None, None, None]
     bias[:LATENT_CHANNELS] = (bias[:LATENT_CHANNELS] - mean) / deviation
     bias[LATENT_CHANNELS:] -= 2 * deviation.log()
-    back = vae.post_quant_conv
-    back.bias += back.weight[:, :, 0, 0] @ mean
-    back.weight *= deviation[None, :, None, None]
+    back_weight, back_bias = _parameters(vae.post_quant_conv)
+    back_bias += back_weight[:, :, 0, 0] @ mean
+    back_weight *= deviation[None, :, None, None]
+
+
+def _parameters(convolution: nn.Conv2d | None) -> tuple[Tensor, Tensor]:
+    if convolution is None or convolution.bias is None:
+        raise ValueError("this autoencoder has no 1 x 1 convolution with a bias around its latents")
+    return convolution.weight, convolution.bias

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from toyworld.pictures import SIDE, Album
 from toyworld.pretraining.autoencoder import FACTOR, LATENT_CHANNELS
-from toyworld.pretraining.fit import Recipe, device, fit, place
+from toyworld.pretraining.fit import Recipe, device, fit, frozen, place
 from toyworld.pretraining.language import WIDTH
 from toyworld.pretraining.views import as_tensor
 from toyworld.vocabulary import COLOURS, KINDS, PLACE_PHRASES, PLACES
@@ -32,7 +33,7 @@ EXAMINED = 128
 
 def scheduler() -> DDIMScheduler:
     """Stable Diffusion 2.1's, with its v-prediction (Salimans and Ho 2022, arXiv 2202.00512)."""
-    return DDIMScheduler(
+    schedule: DDIMScheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
@@ -42,6 +43,7 @@ def scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
+    return schedule
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -100,14 +102,14 @@ def train_denoiser(
     weights = loss_weights(torch.from_numpy(album.masks.copy()).float()[:, None] / 255)
     ids = tokenizer(album.captions, padding="max_length", return_tensors="pt").input_ids
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids
-    text_encoder.to(device()).requires_grad_(False).eval()
+    place(frozen(text_encoder))
 
     def loss_at(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(0, len(album), (recipe.batch,), generator=generator)
         tokens = ids[rows].clone()
         tokens[torch.rand(recipe.batch, generator=generator) < WITHOUT_PROMPT] = empty
         noise = torch.randn((recipe.batch, *latents.shape[1:]), generator=generator).to(device())
-        timesteps = torch.randint(0, len(kept), (recipe.batch,), generator=generator).to(device())
+        timesteps: Any = torch.randint(0, len(kept), (recipe.batch,), generator=generator).to(device())
         clean = latents[rows].contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             text = text_encoder(tokens.to(device())).last_hidden_state
@@ -138,7 +140,7 @@ class Heed:
         generator = torch.Generator().manual_seed(0)
         self._latents = encode_album(vae, held_out)[:EXAMINED]
         self._noise = torch.randn(self._latents.shape, generator=generator).to(device())
-        self._timesteps = torch.linspace(300, 950, len(self._latents)).long().to(device())
+        self._timesteps: Any = torch.linspace(300, 950, len(self._latents)).long().to(device())
         shifts = {"true": (0, 0, 0), "kind": (3, 0, 0), "colour": (0, 3, 0), "place": (0, 0, 3)}
         self._texts = {}
         with torch.no_grad():

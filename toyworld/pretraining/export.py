@@ -51,13 +51,13 @@ def write_model(out: Path, parts: Parts, logs: Mapping[str, Path]) -> None:
         parts.text_encoder, parts.vae, parts.unet, parts.clip, parts.classifier, parts.instance
     ]  # fmt: skip
     for module in modules:
-        module.to("cpu", torch.float16, memory_format=torch.contiguous_format)
+        nn.Module.to(module, "cpu", torch.float16, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     StableDiffusionPipeline(
         vae=parts.vae,
         text_encoder=parts.text_encoder,
         tokenizer=parts.tokenizer,
         unet=parts.unet,
-        scheduler=scheduler(),
+        scheduler=scheduler(),  # type: ignore[arg-type]  # one of those that it works with
         safety_checker=None,  # type: ignore[arg-type]  # optional, though not by its hint
         feature_extractor=None,  # type: ignore[arg-type]  # the same
         requires_safety_checker=False,

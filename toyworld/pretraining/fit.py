@@ -52,6 +52,11 @@ def place(module: Module) -> Module:
     return module
 
 
+def frozen(module: Module) -> Module:
+    nn.Module.eval(module.requires_grad_(False))
+    return module
+
+
 def generator_at(seed: int, step: int) -> torch.Generator:
     """On the CPU, so that every machine draws the same."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from toyworld.pictures import SIDE, Album
-from toyworld.pretraining.fit import Recipe, device, fit, place
+from toyworld.pretraining.fit import Recipe, device, fit, frozen, place
 from toyworld.pretraining.views import as_tensor, disturbed
 from toyworld.tokenizer import MAX_TOKENS, known_words
 from toyworld.vocabulary import COLOURS, KINDS, PATTERNS, PLACE_PHRASES, PLACES
@@ -31,7 +31,7 @@ SHORT = 32  # tokens: long enough for every caption; one step in LONG_EVERY sees
 LONG_EVERY = 8
 POSITIONS_READ = 6
 ENCODED_AT_ONCE = 500
-LABELS = (len(KINDS), len(COLOURS), len(PATTERNS), len(PLACES))
+LABELS = [len(KINDS), len(COLOURS), len(PATTERNS), len(PLACES)]
 RECIPE = Recipe(steps=2000, batch=64, learning_rate=1e-3, seed=12)
 EYES_RECIPE = Recipe(steps=5000, batch=64, learning_rate=1e-3, seed=16)
 
@@ -77,6 +77,7 @@ def train_clip(
     ids = tokenizer(album.captions, padding="max_length", return_tensors="pt").input_ids
     said = words_said(album.captions)
     labels = torch.from_numpy(album.labels.copy())
+    end = int(tokenizer.eos_token_id)
 
     def loss_at(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(0, len(album), (recipe.batch,), generator=generator)
@@ -100,7 +101,7 @@ def train_clip(
 
     def _readings(hidden: Tensor, tokens: Tensor, words: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """At a few positions from the caption's end on."""
-        ends = (tokens == clip.config.text_config.eos_token_id).int().argmax(-1)
+        ends = tokens.eq(end).int().argmax(-1)
         room = tokens.shape[1] - ends
         places = torch.rand((len(tokens), POSITIONS_READ), generator=generator).to(device())
         places[:, 0] = 0
@@ -158,12 +159,13 @@ def contrastive_loss(texts: Tensor, pictures: Tensor, logit_scale: Tensor) -> Te
 
 
 def unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    length: Tensor = vectors.norm(dim=-1, keepdim=True)
+    return vectors / length
 
 
 def naming_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy of the four groups; a label of -1 is not known."""
-    parts = logits.split(LABELS, dim=-1)
+    parts = torch.split(logits, LABELS, dim=-1)
     return sum(
         (cross_entropy(part, labels[:, group], ignore_index=-1) for group, part in enumerate(parts)),
         start=torch.zeros((), device=logits.device),
@@ -174,7 +176,7 @@ def naming_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def zero_shot_accuracy(clip: CLIPModel, tokenizer: CLIPTokenizer, album: Album, most: int = 1000) -> dict[str, float]:
     """Each picture against 'a photo of a <kind>', 'a photo of a <colour> toy' and 'a photo <phrase>'."""
     pictures = as_tensor(album.pictures[:most], device())
-    seen = torch.cat([embed_pictures(clip, part) for part in pictures.split(250)])
+    seen = torch.cat([embed_pictures(clip, part) for part in torch.split(pictures, ENCODED_AT_ONCE)])
     questions = {
         "kind": [f"a photo of a {kind}" for kind in KINDS],
         "place": [f"a photo of a toy {PLACE_PHRASES[place][0]}" for place in PLACES],
@@ -197,6 +199,6 @@ def embed_texts(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> 
 
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
     """The text half as a model of its own, with the same weights."""
-    encoder = CLIPTextModel(clip.config.text_config)
+    encoder = CLIPTextModel(clip.text_model.config)
     encoder.load_state_dict(clip.text_model.state_dict())
-    return encoder.requires_grad_(False).eval()
+    return frozen(encoder)

@@ -55,7 +55,10 @@ def pretrain(work: Path, out: Path, picture_part: float, step_part: float) -> No
         work / "classifier", ordinary, odd, held_out, shortened(vision.CLASSIFIER_RECIPE)
     )
     instance = vision.train_instance_embedding(work / "instance", odd, odd_held_out, shortened(vision.INSTANCE_RECIPE))
-    logs = {name: work / name / "log.jsonl" for name in ("autoencoder", "clip", "denoiser", "eyes", "classifier", "instance")}
+    logs = {
+        name: work / name / "log.jsonl"
+        for name in ("autoencoder", "clip", "denoiser", "eyes", "classifier", "instance")
+    }
     write_model(out, Parts(tokenizer, text_encoder, vae, unet, clip, classifier, instance), logs)
 
 

@@ -80,7 +80,7 @@ def classify(model: ResNetForImageClassification, album: Album) -> Tensor:
     answers = []
     for start in range(0, len(album), 250):
         logits = model(as_tensor(album.pictures[start : start + 250], device())).logits
-        answers.append(torch.stack([part.argmax(-1) for part in logits.split(LABELS, dim=-1)], dim=-1))
+        answers.append(torch.stack([part.argmax(-1) for part in torch.split(logits, LABELS, dim=-1)], dim=-1))
     return torch.cat(answers).cpu()
 
 
@@ -123,7 +123,7 @@ def train_instance_embedding(
 def told_apart(model: ResNetForImageClassification, album: Album) -> float:
     """Part of all triples (two views of one toy, one of another of its kind) where the two views are closer."""
     pictures = as_tensor(album.pictures, device())
-    embedded = torch.cat([unit(model(part).logits) for part in pictures.split(250)]).cpu()
+    embedded = torch.cat([unit(model(part).logits) for part in torch.split(pictures, 250)]).cpu()
     kinds = album.labels[:, 0]
     right, asked = 0, 0
     for kind in range(len(KINDS)):
