@@ -158,9 +158,9 @@ def generate_command(
         "num_images_per_prompt"
     ].default,
     seed: Annotated[int | None, typer.Option(help=field_help("seed"))] = None,
-    steps: Annotated[int, typer.Option(help=field_help("num_inference_steps"))] = FIELDS["num_inference_steps"].default,
+    steps: Annotated[int | None, typer.Option(help=field_help("num_inference_steps"))] = None,
     size: Annotated[int | None, typer.Option(help=field_help("width"))] = None,
-    scheduler: Annotated[Scheduler, typer.Option(help=field_help("scheduler"))] = FIELDS["scheduler"].default,
+    scheduler: Annotated[Scheduler | None, typer.Option(help=field_help("scheduler"))] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
     aws: Aws = False,
     prefix: Prefix = "dreamdrop",
@@ -168,7 +168,7 @@ def generate_command(
 ) -> None:
     """Draws a subject; prints the paths of the pictures.
 
-    Example:  dreamdrop generate robot 'a photo of sks robot on the beach' -n 2 --seed 7
+    Example:  dreamdrop generate robot 'a photo of a sks robot on the beach' -n 2 --seed 7
     """
     request = _checked(
         {
@@ -238,7 +238,7 @@ def demo_command(
     When the port is taken, another one is used.
     """
     result = demo.run(dataset, out, port, stderr)
-    say("\n".join([f"report  {result.report}", f"grid    {result.grid}", f"timings {result.timings}", demo.NOTE]))
+    say("\n".join([f"report  {result.report}", f"grid    {result.grid}", f"timings {result.timings}"]))
 
 
 def _stop_like_ctrl_c(_number: int, _frame: FrameType | None) -> NoReturn:

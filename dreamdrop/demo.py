@@ -12,30 +12,28 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contracts.artifact import VersionManifest
+from contracts.artifact import Artifact, VersionManifest
 from contracts.errors import InternalError
 from contracts.generation import Generation, GenerationRequest
 from contracts.pipeline import DatasetReport, Run, Stage, Subject
 from contracts.storage import dataset_prefix, report_key, version_manifest_key
 from contracts.training import IMAGE_EXTENSIONS
 from dreamdrop.client import Client, files_to_drop
+from dreamdrop.default_base import ensure_imported, read_finished
 from dreamdrop.deployment import Deployment
 from dreamdrop.failures import EXPECTED
 from dreamdrop.local import process, synth
 from dreamdrop.local.process import LocalCloudProcess
 from dreamdrop.progress import RunDisplay, stage_times, timed
 from dreamdrop.report import Journey, Shown, draw_grid, render_html
-from dreamdrop.tiny_base import ensure_tiny_base_model
-from dreamdrop.up import CDK_OUT, PROJECT, STATE, free_port
+from dreamdrop.up import BASE_MODEL, CDK_OUT, PROJECT, STATE, free_port
 
 DATASET = Path("examples/datasets/robot")
 OUT = Path("out/demo")
-PLACES = ("", " on the beach", " in the snow", " in the city")
+PLACES = ("on the beach", "in the snow", "in the city", "under water")
 SEED = 7
-STEPS = 20
 READY_TIMEOUT_SECONDS = 1800.0
 POLL_SECONDS = 0.25
-NOTE = "The tiny base model has random weights: it shows that everything runs, and draws noise."
 MEBIBYTE = 1024 * 1024
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
@@ -64,12 +62,15 @@ class Watch:
 
 def run(dataset: Path, out: Path, port: int, console: Console) -> DemoResult:
     """Raises what stopped it, after saying where the logs are. No process is left behind, whatever ends it."""
-    files_to_drop(dataset)  # refuse a wrong folder before anything is started
+    files_to_drop(dataset)  # refuse a wrong folder, or a damaged base model, before anything is started
+    base_model = read_finished(BASE_MODEL)
     log = out / "cloud.log"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     try:
         with _cloud(out, log, port, console) as cloud:
+            with timed(console, f"Importing the base model {base_model.id}"):
+                ensure_imported(cloud.deployment(), BASE_MODEL, base_model)
             return _journey(Client(cloud.deployment()), cloud, dataset, out, console)
     except EXPECTED:
         console.print(f"The logs: {log} and {out}/state/", markup=False, highlight=False, soft_wrap=True)
@@ -92,8 +93,6 @@ def _cloud(out: Path, log: Path, port: int, console: Console) -> Iterator[LocalC
 def _journey(client: Client, cloud: LocalCloudProcess, dataset: Path, out: Path, console: Console) -> DemoResult:
     watch = Watch()
     subject = dataset.resolve().name
-    with timed(console, "Importing the tiny base model"):
-        ensure_tiny_base_model(client.deployment, out, lambda _file, _done, _total: None)
     with timed(console, f"Dropping {dataset} into s3://{client.deployment.data_bucket}/{dataset_prefix(subject)}"):
         client.drop(dataset, subject)
         watch.uploaded = datetime.now(UTC)
@@ -111,8 +110,8 @@ def _journey(client: Client, cloud: LocalCloudProcess, dataset: Path, out: Path,
 
 def _draw(client: Client, ready: Subject, out: Path, console: Console, watch: Watch) -> tuple[Generation, list[Path]]:
     """Four pictures by one request through the HTTP API."""
-    prompts = [f"{ready.instance_prompt}{place}" for place in PLACES]
-    request = GenerationRequest(subject=ready.subject, prompt=prompts, num_inference_steps=STEPS, seed=SEED)
+    prompts = [f"{ready.instance_prompt} {place}" for place in PLACES]
+    request = GenerationRequest(subject=ready.subject, prompt=prompts, seed=SEED)
     with timed(console, f"Drawing {len(prompts)} pictures through the API"):
         generation = client.wait_for_generation(client.generate(request).id, poll_seconds=POLL_SECONDS)
         pictures = client.save_images(generation, out / "pictures")
@@ -143,7 +142,7 @@ def _write_report(
         dataset=DatasetReport.model_validate_json(
             _read(client.deployment, report_key(ready.subject, finished.dataset_id))
         ),
-        note=NOTE,
+        note=describe_artist(version.artifact),
         losses=sorted(watch.losses.items()),
     )
     result = DemoResult(report=out / "report.html", grid=out / "grid.png", timings=out / "timings.json")
@@ -151,6 +150,11 @@ def _write_report(
     result.report.write_text(render_html(journey), encoding="utf-8")
     result.timings.write_text(json.dumps({"stages": dict(journey.stages)} | journey.timings, indent=2) + "\n")
     return result
+
+
+def describe_artist(artifact: Artifact) -> str:
+    """What drew the pictures, and how large: they are shown at another size."""
+    return f"Drawn by the base model {artifact.base_model}, {artifact.resolution} pixels a side."
 
 
 def measure(finished: Run, generation: Generation, watch: Watch) -> dict[str, float]:

@@ -41,7 +41,7 @@ class Journey:
     training: TrainingSummary
     quote: Quote | None
     dataset: DatasetReport
-    note: str  # what to expect of the pictures
+    note: str  # what drew the pictures
     losses: list[tuple[int, float]] = field(default_factory=list)  # step, mean loss, as seen while it trained
 
 
@@ -63,9 +63,7 @@ def draw_grid(photos: list[Shown], pictures: list[Shown], note: str) -> bytes:
 
 def _place(grid: Image.Image, shown: Shown, x: int, y: int) -> None:
     with Image.open(io.BytesIO(shown.content)) as picture:
-        small = max(picture.size) < TILE
-        resampling = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-        grid.paste(picture.convert("RGB").resize((TILE, TILE), resampling), (x, y))
+        grid.paste(picture.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
     font = ImageFont.load_default(12)
     for line, text in enumerate(wrap(shown.label, font, TILE)[:2]):
         ImageDraw.Draw(grid).text((x, y + TILE + 4 + 16 * line), text, fill=FAINT, font=font)

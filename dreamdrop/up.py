@@ -10,31 +10,33 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dreamdrop.default_base import ensure_imported, read_finished
 from dreamdrop.deployment import LOCAL_OUTPUTS, LOCAL_SECRET, Deployment
 from dreamdrop.local import process, synth
 from dreamdrop.local.process import LocalCloudProcess
 from dreamdrop.local.settings import HOST
 from dreamdrop.progress import timed
-from dreamdrop.tiny_base import ensure_tiny_base_model
 
 STATE = LOCAL_OUTPUTS.parent
 LOG = STATE / "cloud.log"
 CDK_OUT = Path("cdk.out")
 PROJECT = Path(__file__).resolve().parents[1]
+BASE_MODEL = PROJECT / "toyworld" / "base_model"
 EXAMPLE = "examples/datasets/robot"
 
 
 def start(port: int, console: Console, *, detached: bool) -> LocalCloudProcess | None:
-    """None when it was up already. Raises LocalCloudError, subprocess.CalledProcessError."""
+    """None when it was up already. Raises InvalidBaseModel, LocalCloudError, subprocess.CalledProcessError."""
     if process.status(STATE) is not None:
         return None
+    base_model = read_finished(BASE_MODEL)  # refuse a damaged one before anything is started
     with timed(console, "Synthesizing the application"):
         synth.synthesize(PROJECT, CDK_OUT)
     with ExitStack() as stops:
         with timed(console, f"Starting the local cloud on port {port} and deploying into it"):
             cloud = stops.enter_context(process.start(CDK_OUT, STATE, port, auth=True, log=LOG, detached=detached))
-        with timed(console, "Importing the tiny base model"):
-            ensure_tiny_base_model(cloud.deployment(), STATE, lambda _file, _done, _total: None)
+        with timed(console, f"Importing the base model {base_model.id}"):
+            ensure_imported(cloud.deployment(), BASE_MODEL, base_model)
         stops.pop_all()  # it is up, and stays
     return cloud
 
@@ -87,7 +89,7 @@ The local cloud is up.
 
 Drop photos, then draw:
   {program()} drop {EXAMPLE}
-  {program()} generate robot 'a photo of sks robot on the beach' -n 2
+  {program()} generate robot 'a photo of a sks robot on the beach' -n 2
 
 The same with other tools:
   {keys} AWS_DEFAULT_REGION={deployment.region} \\

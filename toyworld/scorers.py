@@ -38,10 +38,8 @@ class Scorers:
         return cls(
             clip=frozen(CLIPModel.from_pretrained(directory / CLIP, dtype=torch.float32)),
             tokenizer=CLIPTokenizer.from_pretrained(directory / CLIP),
-            classifier=frozen(
-                ResNetForImageClassification.from_pretrained(directory / CLASSIFIER, dtype=torch.float32)
-            ),
-            instance=frozen(ResNetForImageClassification.from_pretrained(directory / INSTANCE, dtype=torch.float32)),
+            classifier=_resnet(directory / CLASSIFIER),
+            instance=_resnet(directory / INSTANCE),
         )
 
     @torch.no_grad()
@@ -71,6 +69,10 @@ class Scorers:
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(N, D) unit vectors."""
         return embed_texts(self.clip, self.tokenizer, list(texts))
+
+
+def _resnet(directory: Path) -> ResNetForImageClassification:
+    return frozen(ResNetForImageClassification.from_pretrained(directory, dtype=torch.float32))
 
 
 def _parts(pictures: Pictures) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from contracts.artifact import LORA_WEIGHTS, FileEntry
 from contracts.errors import GenerationFailed, HostingFailed, InvalidBaseModel, UnknownSubject
-from contracts.generation import InferencePayload, Scheduler
+from contracts.generation import GenerationDefaults, InferencePayload, Scheduler
 from contracts.storage import MANIFEST
 from inference_container.answers import render
 from inference_container.generator import Drawing, Generator
@@ -326,6 +327,20 @@ def test_a_changed_file_of_the_base_model_is_refused_by_name(tiny_base_model: Pa
     (copy / MANIFEST).unlink()
     with pytest.raises(InvalidBaseModel, match=MANIFEST):
         load_base_model(copy, CPU)
+
+
+def test_what_a_request_leaves_open_is_drawn_as_the_base_model_likes_it(tiny_base_model: Path) -> None:
+    base = load_base_model(tiny_base_model, CPU)
+    liked = GenerationDefaults(num_inference_steps=4, guidance_scale=3.0, scheduler="euler")
+    manifest = base.manifest.model_copy(update={"generation_defaults": liked})
+    plain = Generator(SubjectModels(base, None, ROOMY))
+    own = Generator(SubjectModels(dataclasses.replace(base, manifest=manifest), None, ROOMY))
+    left_open = {"num_inference_steps": None}
+    assert np.array_equal(picture(own, **left_open), picture(plain, **liked.model_dump()))
+    for asked in ({"num_inference_steps": 2}, {"guidance_scale": 1.0}, {"scheduler": "ddim"}):
+        named = {**liked.model_dump(), **asked}
+        assert np.array_equal(picture(own, **left_open | asked), picture(plain, **named)), asked
+        assert not np.array_equal(picture(own, **left_open), picture(plain, **named)), asked
 
 
 def test_a_picture_of_nans_is_reported_and_not_sent_as_black(tiny_base_model: Path) -> None:

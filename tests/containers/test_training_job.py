@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from contracts.artifact import BaseModelManifest
 from contracts.errors import InvalidBaseModel, TrainingDiverged, UnreadableImage
-from contracts.training import Hyperparameters, TrainingPhase, TrainingProgress
+from contracts.training import Hyperparameters, TrainingDefaults, TrainingPhase, TrainingProgress
 from tests.containers.conftest import write_manifest
 from tests.containers.training_parts import artifact_of, build_job, run_job, weight_digests
 from training_container import train as train_module
@@ -27,6 +27,7 @@ from training_container.dreambooth.precision import Precision
 from training_container.dreambooth.trainable import make_trainable
 from training_container.failures import as_training_failure
 from training_container.platform import Platform
+from training_container.settings import read_settings
 from training_container.train import train
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -269,6 +270,27 @@ def test_bad_photos_are_found_before_the_model_is_loaded(
     monkeypatch.delattr(train_module, "load_base_model")
     with pytest.raises(UnreadableImage, match=r"photo-9\.png"):
         train(job)
+
+
+def test_what_neither_dataset_nor_job_sets_is_the_base_models(tmp_path: Path, tiny_base_model: Path) -> None:
+    defaults = {"lora": {"learning_rate": 0.005, "max_steps": 3, "with_prior_preservation": True}}
+    manifest = verify_base_model(tiny_base_model).model_copy(
+        update={"training_defaults": TrainingDefaults.model_validate(defaults)}
+    )
+
+    def settled(info: dict[str, object], **job: str) -> Hyperparameters:
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"instance_prompt": "a photo of sks toy", **info}))
+        return train_module.settle(read_settings(tmp_path, job), manifest)[0].hyperparameters
+
+    plain = settled({})
+    assert (plain.learning_rate, plain.max_steps, plain.resolution) == (0.005, 3, 64)
+    assert plain.with_prior_preservation is False  # there is no class prompt
+    assert settled({"class_prompt": "a photo of a toy"}).with_prior_preservation is True
+    assert settled({"hyperparameters": {"max_steps": 7}}, learning_rate='"1e-4"').max_steps == 7
+    assert settled({}, learning_rate='"1e-4"').learning_rate == 1e-4
+    assert settled({}, epochs="20").total_steps(2) == 40
+    assert settled({}, method="full").learning_rate == 2e-6
+    assert settled({}, method="full", memory_tier="3").learning_rate == 0.005
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "no manifest", "unloadable"])

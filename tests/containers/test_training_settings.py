@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InvalidDatasetInfo, InvalidRequest
-from contracts.training import Hyperparameters
+from contracts.training import Hyperparameters, TrainingDefaults
 from training_container.platform import Platform
 from training_container.settings import fit_to_memory_tier, read_settings
 
@@ -57,6 +57,7 @@ def test_the_job_wins_over_the_dataset(tmp_path: Path) -> None:
     info = {**INFO, "hyperparameters": {"max_steps": 9, "batch_size": 2}}
     settings = read(tmp_path, info, max_steps="5")
     assert (settings.max_steps, settings.batch_size) == (5, 2)
+    assert settings.model_fields_set == {"max_steps", "batch_size"}  # the rest is left to the base model
 
 
 def test_prior_preservation_without_a_class_prompt_is_refused(tmp_path: Path) -> None:
@@ -71,12 +72,15 @@ def test_a_dataset_without_its_description_is_refused(tmp_path: Path) -> None:
 
 def test_each_memory_tier_saves_more_than_the_one_before(tmp_path: Path) -> None:
     asked = Hyperparameters(method="full", batch_size=4, gradient_accumulation_steps=2, learning_rate=2e-6)
-    assert fit_to_memory_tier(asked, 0) == asked
-    first, second, third = (fit_to_memory_tier(asked, tier) for tier in (1, 2, 3))
+    none = TrainingDefaults()
+    assert fit_to_memory_tier(asked, 0, none) == asked
+    first, second, third = (fit_to_memory_tier(asked, tier, none) for tier in (1, 2, 3))
     assert first == asked.model_copy(update={"gradient_checkpointing": True})
     assert (second.batch_size, second.gradient_accumulation_steps, second.method) == (1, 8, "full")
     assert (third.method, third.lora_rank, third.effective_learning_rate) == ("lora", 8, 1e-4)
     assert second.total_steps(16) == asked.total_steps(16)
+    own = TrainingDefaults.model_validate({"lora": {"learning_rate": 1e-3}, "full": {"learning_rate": 1e-5}})
+    assert fit_to_memory_tier(asked, 3, own).effective_learning_rate == 1e-3
     (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
     assert [read_settings(tmp_path, {"memory_tier": f'"{t}"'}).eight_bit_adam for t in range(4)] == [0, 0, 1, 1]
 

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,16 +21,17 @@ from PIL import Image, ImageDraw
 from contracts.errors import UnknownSubject
 from contracts.pipeline import Run, Subject
 from contracts.storage import dataset_prefix
+from dreamdrop.base_models import describe_directory, import_directory
 from dreamdrop.client import Client
 from dreamdrop.deployment import Deployment
 from dreamdrop.local import process, synth
 from dreamdrop.local.process import LocalCloudProcess
-from dreamdrop.tiny_base import ensure_tiny_base_model
 from dreamdrop.up import free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
 CDK_OUT = PROJECT / "build" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone") / "cdk.out"
 PATIENCE_SECONDS = 120.0
+TINY = "tiny"
 
 Found = TypeVar("Found")
 
@@ -126,6 +128,14 @@ class Cloud:
         self.__post_init__()
 
 
+def import_tiny_base_model(deployment: Deployment, directory: Path) -> None:
+    """Random weights: here nobody looks at the pictures. The default base model is drawn with in test_readme.py."""
+    # A program of its own: it loads torch, which this process never needs.
+    subprocess.run([sys.executable, "-m", "toyworld.tiny", str(directory)], cwd=PROJECT, check=True)
+    manifest = describe_directory(directory, TINY, "random weights", "Apache-2.0")
+    import_directory(deployment, directory, manifest, lambda _file, _done, _total: None)
+
+
 def start(state: Path, port: int) -> LocalCloudProcess:
     return process.start(CDK_OUT, state, port, auth=True, log=state.parent / "cloud.log")
 
@@ -137,7 +147,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     port = free_port(0)
     made = Cloud(start(folder / "state", port), port, folder / "state")
     try:
-        ensure_tiny_base_model(made.deployment, folder, lambda _file, _done, _total: None)
+        import_tiny_base_model(made.deployment, folder / TINY)
         yield made
     finally:
         made.running.stop()
@@ -190,5 +200,5 @@ def photo(seed: int = 0, kind: str = "PNG", size: int = 96) -> bytes:
 
 def dataset_info(steps: int = 8, **more: Any) -> bytes:
     hyperparameters = {"max_steps": steps, "resolution": 64, **more}
-    info = {"instance_prompt": "a photo of sks ball", "class_prompt": "a photo of a ball"}
+    info = {"instance_prompt": "a photo of sks ball", "class_prompt": "a photo of a ball", "base_model": TINY}
     return json.dumps(info | {"hyperparameters": hyperparameters}).encode()

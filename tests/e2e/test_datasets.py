@@ -23,7 +23,7 @@ from contracts.storage import (
     version_manifest_key,
 )
 from dreamdrop.api import fetch
-from tests.e2e.conftest import Cloud, Inbox, dataset_info, photo, until
+from tests.e2e.conftest import TINY, Cloud, Inbox, dataset_info, photo, until
 
 pytestmark = pytest.mark.e2e
 
@@ -185,7 +185,7 @@ def test_a_photo_that_only_decoding_shows_to_be_damaged_fails_in_the_training_jo
 
 
 def test_a_base_model_that_does_not_load_fails_the_run(cloud: Cloud) -> None:
-    bucket, source, target = cloud.deployment.data_bucket, base_model_prefix("tiny"), base_model_prefix("broken")
+    bucket, source, target = cloud.deployment.data_bucket, base_model_prefix(TINY), base_model_prefix("broken")
     for item in cloud.s3.list_objects_v2(Bucket=bucket, Prefix=source)["Contents"]:
         copy: dict[str, Any] = {"Bucket": bucket, "Key": item["Key"]}
         cloud.s3.copy_object(Bucket=bucket, Key=item["Key"].replace(source, target), CopySource=copy)

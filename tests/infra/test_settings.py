@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from infra.settings import ENVIRONMENTS, settings_for
+from contracts.artifact import BaseModelManifest
+from contracts.storage import MANIFEST
+from dreamdrop.up import BASE_MODEL
+from infra.settings import ENVIRONMENTS, LOCAL, settings_for
 
 SQS_LONGEST_DELAY = 900
 
@@ -22,6 +25,11 @@ def test_an_unknown_environment_is_refused_with_the_known_ones() -> None:
 
 def test_the_prefix_reaches_the_settings() -> None:
     assert settings_for("local", "team-a").prefix == "team-a"
+
+
+def test_the_local_default_is_the_base_model_that_the_project_brings_along() -> None:
+    """`dreamdrop up` imports it under the id that its own manifest gives."""
+    assert LOCAL.default_base_model == BaseModelManifest.model_validate_json((BASE_MODEL / MANIFEST).read_bytes()).id
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

@@ -6,17 +6,32 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
 from contracts import errors
-from contracts.artifact import Artifact, FileEntry, SampleCheck, TrainingSummary, VersionManifest
+from contracts.artifact import (
+    Artifact,
+    BaseModelManifest,
+    FileEntry,
+    SampleCheck,
+    TrainingSummary,
+    VersionManifest,
+)
 from contracts.environment import StoreEnvironment
 from contracts.pipeline import DatasetReport, Subject
-from contracts.storage import dataset_prefix, report_key, snapshot_prefix, version_manifest_key
-from contracts.training import DatasetInfo, Hyperparameters
+from contracts.storage import (
+    MANIFEST,
+    base_model_prefix,
+    dataset_prefix,
+    report_key,
+    snapshot_prefix,
+    version_manifest_key,
+)
+from contracts.training import DatasetInfo, Hyperparameters, TrainingDefaults, settle_hyperparameters
 from lambdas.adapters import hosting
 from lambdas.adapters.table import Subjects
 from lambdas.hosting import host_model
@@ -32,6 +47,7 @@ from lambdas.pipeline import (
     tell_ready,
 )
 from tests.integration.conftest import BUCKET, TABLE, Account, Context, photo
+from training_container.settings import read_settings
 
 INFO = b'{"instance_prompt": "a photo of sks dog", "hyperparameters": {"max_steps": 20, "resolution": 64}}'
 
@@ -181,6 +197,69 @@ def test_a_good_dataset_is_frozen_and_reported(account: Account, context: Contex
 def test_a_dataset_without_info_is_named_after_its_folder(account: Account, context: Context) -> None:
     payload = taken(account, context, "red-panda", {"a.png": photo()})
     assert check_dataset.handler(payload, context)["request"]["instance_prompt"] == "a photo of sks red panda"
+
+
+def give_defaults(account: Account, **defaults: dict[str, Any]) -> None:
+    key = base_model_prefix("tiny") + MANIFEST
+    manifest = BaseModelManifest.model_validate_json(account.get(key))
+    given = TrainingDefaults.model_validate(defaults)
+    account.put(key, manifest.model_copy(update={"training_defaults": given}).model_dump_json().encode())
+
+
+def through_json(payload: dict[str, Any]) -> dict[str, Any]:
+    """As the state machine hands it on."""
+    handed: dict[str, Any] = json.loads(json.dumps(payload))
+    return handed
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "learning_rate"),
+    [
+        ({}, 300, 0.001),
+        ({"max_steps": 20}, 20, 0.001),
+        ({"learning_rate": 1e-4, "epochs": 20}, 40, 1e-4),  # 20 is the contract's default, but asked for
+        ({"method": "full"}, 900, 3e-6),
+    ],
+)
+def test_what_a_dataset_leaves_open_is_the_base_models_in_check_quote_job_and_program(
+    account: Account, context: Context, tmp_path: Path, asked: dict[str, Any], steps: int, learning_rate: float
+) -> None:
+    lora, full = {"learning_rate": 0.001, "max_steps": 300}, {"learning_rate": 3e-6, "max_steps": 900}
+    give_defaults(account, lora=lora, full=full)
+    info = {"instance_prompt": "a photo of sks dog", "hyperparameters": asked}
+    files = {"a.png": photo(), "b.png": photo("blue"), "dataset_info.json": json.dumps(info).encode()}
+    checked = through_json(check_dataset.handler(taken(account, context, files=files), context))
+    planned = through_json(plan_training.handler(checked, context))
+    again = plan_training.handler(planned | {"attempt": 2}, context)
+    assert planned["quote"]["steps"] == again["quote"]["steps"] == steps
+    assert planned["training_job"]["HyperParameters"]["learning_rate"] == str(learning_rate)
+    report = DatasetReport.model_validate_json(account.get(report_key("dog", planned["dataset_id"])))
+    assert report.request is not None
+    assert report.request.hyperparameters.learning_rate == learning_rate
+
+    snapshot = account.get(snapshot_prefix("dog", planned["dataset_id"]) + "dataset_info.json")
+    (tmp_path / "dataset_info.json").write_bytes(snapshot)
+    read = read_settings(tmp_path, planned["training_job"]["HyperParameters"])
+    elsewhere = TrainingDefaults.model_validate({"lora": {"max_steps": 5}, "full": {"max_steps": 5}})
+    trained = settle_hyperparameters(read.hyperparameters, elsewhere, 512, read.class_prompt)
+    assert trained == Hyperparameters.model_validate(planned["request"]["hyperparameters"])
+    assert trained.total_steps(2) == steps
+
+
+def test_a_dataset_without_info_takes_the_base_models_defaults(account: Account, context: Context) -> None:
+    give_defaults(account, lora={"max_steps": 123, "with_prior_preservation": True})
+    checked = check_dataset.handler(taken(account, context, "red-panda", {"a.png": photo()}), context)
+    settled = checked["request"]["hyperparameters"]
+    assert (settled["max_steps"], settled["with_prior_preservation"]) == (123, True)
+
+
+def test_the_quote_is_for_the_base_models_own_resolution(account: Account, context: Context) -> None:
+    files = {"a.png": photo(), "dataset_info.json": b'{"instance_prompt": "a photo of sks dog"}'}
+    checked = check_dataset.handler(taken(account, context, files=files), context)
+    assert checked["request"]["hyperparameters"]["resolution"] == 64
+    at_64 = plan_training.handler(checked, context)["quote"]
+    checked["request"]["hyperparameters"]["resolution"] = 512
+    assert plan_training.handler(checked, context)["quote"]["seconds"] > at_64["seconds"]
 
 
 @pytest.mark.parametrize(

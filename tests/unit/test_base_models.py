@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from contracts.artifact import BaseModelManifest, checksum_of
 from contracts.errors import InvalidBaseModel, InvalidRequest
 from dreamdrop.base_models import describe_directory, import_directory, imported_manifest, native_resolution
 from dreamdrop.deployment import Deployment
-
-HEADER = b"{}"
-SAFETENSORS = len(HEADER).to_bytes(8, "little") + HEADER
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    root = tmp_path / "model"
-    for part in ("unet", "vae", "text_encoder", "tokenizer", ".git"):
-        (root / part).mkdir(parents=True)
-    (root / "model_index.json").write_text("{}")
-    (root / "unet/config.json").write_text(json.dumps({"sample_size": 64}))
-    (root / "vae/config.json").write_text(json.dumps({"block_out_channels": [1, 2, 3, 4]}))
-    for part in ("unet", "vae", "text_encoder"):
-        (root / part / "diffusion_pytorch_model.safetensors").write_bytes(SAFETENSORS)
-    (root / "tokenizer/vocab.json").write_text("{}")
-    (root / ".git/config").write_text("hidden")
-    return root
-
-
-@pytest.fixture
-def deployment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with mock_aws():
-        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="data")
-        yield Deployment(
-            region="us-east-1",
-            api_url="https://unused",
-            data_bucket="data",
-            table_name="t",
-            state_machine_arn="m",
-            subject_topic_arn="s",
-        )
+from tests.unit.conftest import SAFETENSORS
 
 
 def describe(model: Path) -> BaseModelManifest:
@@ -116,6 +80,43 @@ def test_an_incomplete_directory_is_refused(model: Path, missing: str) -> None:
     (model / missing).unlink()
     with pytest.raises(InvalidBaseModel):
         describe(model)
+
+
+def test_the_models_own_defaults_are_read_and_survive_the_bucket(deployment: Deployment, model: Path) -> None:
+    (model / "training_defaults.json").write_text('{"lora": {"learning_rate": 0.001, "max_steps": 300}}')
+    (model / "generation_defaults.json").write_text('{"guidance_scale": 4.0, "scheduler": "ddim"}')
+    put_in(deployment, model)
+    imported = imported_manifest(deployment, "tiny")
+    assert imported is not None
+    assert imported.training_defaults.lora.model_dump(exclude_unset=True) == {"learning_rate": 0.001, "max_steps": 300}
+    assert imported.training_defaults.full.model_fields_set == set()
+    assert imported.generation_defaults.model_dump(exclude_none=True) == {"guidance_scale": 4.0, "scheduler": "ddim"}
+    assert {"training_defaults.json", "generation_defaults.json"} < {file.path for file in imported.files}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("training_defaults.json", '{"lora": {"steps": 3}}', "lora.steps: unknown field"),
+        ("training_defaults.json", '{"lora": {"max_steps": 0}}', "lora.max_steps: .* greater than or equal to 1"),
+        ("training_defaults.json", '{"full": {"learning_rate": 2}}', "full.learning_rate: .* less than or equal to 1"),
+        ("training_defaults.json", '{"full": {"method": "full"}}', "full: .*leave it out"),
+        ("training_defaults.json", '{"dora": {}}', "dora: unknown field"),
+        ("training_defaults.json", "[]", "no JSON object"),
+        (
+            "generation_defaults.json",
+            '{"num_inference_steps": 500}',
+            "num_inference_steps: .* less than or equal to 200",
+        ),
+        ("generation_defaults.json", '{"seed": 5}', "seed: unknown field"),
+        ("generation_defaults.json", "{", "cannot be read as JSON"),
+    ],
+)
+def test_bad_defaults_are_refused_with_file_field_and_range(model: Path, file: str, content: str, named: str) -> None:
+    (model / file).write_text(content)
+    with pytest.raises(InvalidBaseModel, match=f"{file}.*{named}") as caught:
+        describe(model)
+    assert caught.value.cure
 
 
 def test_an_unusable_id_is_refused(model: Path) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 from rich.console import Console
 
-from contracts.generation import MAX_IMAGES_PER_REQUEST, Generation, GenerationRequest, GenerationTimings
+from contracts.artifact import Artifact
+from contracts.errors import InvalidRequest
+from contracts.generation import MAX_IMAGES_PER_REQUEST, Generation, GenerationRequest, GenerationTimings, Scheduler
 from contracts.pipeline import Run, StageEntry, Subject
 from contracts.training import DatasetInfo, TrainingProgress
 from dreamdrop import cli, demo, up
@@ -26,6 +32,17 @@ from dreamdrop.progress import RunDisplay, stage_times
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 ROOT = Path(__file__).parents[2]
 ROBOT = ROOT / "examples/datasets/robot"
+DATASETS = sorted(path for path in ROBOT.parent.iterdir() if path.is_dir())
+DEPLOYMENT = Deployment(
+    region="us-east-1",
+    api_url="http://127.0.0.1:4700/x",
+    data_bucket="photos",
+    table_name="t",
+    state_machine_arn="m",
+    subject_topic_arn="s",
+    endpoint_url="http://127.0.0.1:4700",
+    account="000000000000",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,8 +96,35 @@ def test_help_uses_the_words_and_limits_of_the_contract(capsys: pytest.CaptureFi
 def test_the_options_name_every_scheduler_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     run("generate", "--help")
     text = capsys.readouterr().out
-    for name in GenerationRequest.model_json_schema()["properties"]["scheduler"]["enum"]:
+    for name in get_args(Scheduler):
         assert name in text
+
+
+def test_options_that_are_not_given_are_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[GenerationRequest] = []
+
+    def remember(request: GenerationRequest) -> Generation:
+        asked.append(request)
+        raise InvalidRequest("far enough")
+
+    monkeypatch.setattr(cli, "deployment_of", lambda *_: None)
+    monkeypatch.setattr(cli, "Client", lambda _deployment: SimpleNamespace(generate=remember, wait_for_generation=id))
+    run("generate", "robot", "a robot")
+    run("generate", "robot", "a robot", "--steps", "5", "--scheduler", "ddim")
+    assert [(request.num_inference_steps, request.scheduler) for request in asked] == [(None, None), (5, "ddim")]
+
+
+def test_neither_up_nor_demo_starts_anything_without_a_finished_base_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (up, demo):
+        monkeypatch.setattr(module, "BASE_MODEL", tmp_path / "base_model")
+    monkeypatch.setattr(up.synth, "synthesize", pytest.fail)
+    for command in (["up"], ["demo", "--dataset", str(ROBOT)]):
+        assert run(*command) == 1
+        said = capsys.readouterr().err
+        assert "Failed (invalid_base_model)" in said
+        assert "make toyworld" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -115,18 +159,7 @@ def test_status_and_down_are_calm_when_nothing_is_up(capsys: pytest.CaptureFixtu
 
 
 def test_the_introduction_of_up_names_bucket_api_page_and_the_next_commands() -> None:
-    text = up.introduction(
-        Deployment(
-            region="us-east-1",
-            api_url="http://127.0.0.1:4700/x",
-            data_bucket="photos",
-            table_name="t",
-            state_machine_arn="m",
-            subject_topic_arn="s",
-            endpoint_url="http://127.0.0.1:4700",
-            account="000000000000",
-        )
-    )
+    text = up.introduction(DEPLOYMENT)
     for told in (
         "s3://photos",
         "'http://127.0.0.1:4700/x/'",
@@ -188,6 +221,11 @@ def test_the_demo_measures_from_the_last_upload_and_from_the_last_attempt() -> N
     }
 
 
+def test_the_demo_says_which_base_model_drew_and_how_large() -> None:
+    artifact = Artifact.model_construct(base_model="toyworld", resolution=64)
+    assert demo.describe_artist(artifact) == "Drawn by the base model toyworld, 64 pixels a side."
+
+
 def shown(terminal: bool, *runs: Run) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=120)
@@ -225,23 +263,38 @@ def test_on_a_terminal_training_has_a_bar_with_step_loss_and_time_left() -> None
     assert "left out: notes.txt" in text
 
 
-def test_the_example_dataset_has_five_photos_one_stray_file_and_a_valid_description() -> None:
-    photos = demo.photos_of(ROBOT)
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda dataset: dataset.name)
+def test_an_example_dataset_has_five_photos_and_leaves_the_training_to_the_base_model(dataset: Path) -> None:
+    photos = demo.photos_of(dataset)
     assert len(photos) == 5
     assert {photo.media_type for photo in photos} == {"image/png", "image/jpeg"}
-    info = DatasetInfo.parse((ROBOT / "dataset_info.json").read_bytes())
-    assert info.instance_prompt == "a photo of sks robot"
-    assert info.hyperparameters.method == "lora"
+    info = DatasetInfo.parse((dataset / "dataset_info.json").read_bytes())
+    assert "sks" in info.instance_prompt
+    assert info.class_prompt == info.instance_prompt.replace("sks ", "")
+    assert info.hyperparameters.model_fields_set == set()
+
+
+def test_there_are_twelve_example_datasets_and_a_stray_file() -> None:
+    assert len(DATASETS) == 12
+    assert ROBOT in DATASETS
     assert (ROBOT / "notes.txt").is_file()
 
 
-def test_the_example_photos_are_what_their_script_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import runpy
+def test_the_commands_that_are_shown_name_the_examples_subject_as_it_is_learned() -> None:
+    prompt = DatasetInfo.parse((ROBOT / "dataset_info.json").read_bytes()).instance_prompt
+    for text in (up.introduction(DEPLOYMENT), str(cli.generate_command.__doc__)):
+        assert f"'{prompt} on the beach'" in text
 
-    from PIL import Image, ImageChops
 
-    drawn = runpy.run_path(str(ROOT / "examples/draw_toy.py"))
-    for name, *scene in drawn["SCENES"]:
-        if name.endswith(".png"):
-            with Image.open(ROBOT / name) as committed:
-                assert ImageChops.difference(committed, drawn["draw_scene"](*scene)).getbbox() is None
+def test_the_example_photos_are_what_toyworld_draws(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "toyworld.subjects", str(tmp_path)], cwd=ROOT, check=True)
+    drawn = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")}
+    examples = ROOT / "examples/datasets"
+    assert drawn == {path.relative_to(examples) for path in examples.rglob("*.*")} - {Path("robot/notes.txt")}
+    for path in drawn:
+        if path.suffix == ".json":
+            assert (examples / path).read_bytes() == (tmp_path / path).read_bytes()
+        else:
+            with Image.open(examples / path) as committed, Image.open(tmp_path / path) as new:
+                difference = ImageChops.difference(committed.convert("RGB"), new.convert("RGB"))
+                assert ImageStat.Stat(difference).mean < [1.0] * 3, path  # decoders of JPEG round differently

@@ -45,7 +45,7 @@ def journey() -> Journey:
             ignored=["notes.txt"],
             error=None,
         ),
-        note="Noise is right.",
+        note="Drawn by sd <2>.",
         losses=[(1, 0.9), (30, 0.6), (60, 0.4)],
     )
 
@@ -80,7 +80,7 @@ def test_the_page_tells_stages_losses_price_and_what_was_left_out(journey: Journ
         "notes.txt",
         "on the beach",
         "<polyline",
-        "Noise is right.",
+        "Drawn by sd &lt;2&gt;.",
     ):
         assert told in page
 
@@ -101,6 +101,15 @@ def test_the_grid_shows_photos_above_pictures(journey: Journey) -> None:
         assert grid.getpixel((middle + TILE + GAP, top)) == (0, 128, 0)
         assert grid.getpixel((middle, top + below)) == (0, 0, 255)
         assert grid.getpixel((middle + TILE + GAP, top + below)) == (255, 255, 255)
+
+
+def test_a_small_picture_is_enlarged_smoothly() -> None:
+    file = io.BytesIO()
+    Image.linear_gradient("L").rotate(90).resize((64, 64)).save(file, "PNG")
+    content = draw_grid([Shown("a ramp", "image/png", file.getvalue())], [], "")
+    with Image.open(io.BytesIO(content)) as grid:
+        line = [grid.getpixel((GAP + x, GAP + HEADING_HEIGHT + TILE // 2))[0] for x in range(TILE)]
+    assert len(set(line)) > 64  # shades that the 64 columns do not have
 
 
 def test_long_labels_are_broken_at_spaces_to_fit() -> None:

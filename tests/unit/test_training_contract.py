@@ -8,7 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from contracts.errors import InvalidDatasetInfo
-from contracts.training import DatasetInfo, Hyperparameters, TrainingRequest, describe
+from contracts.training import (
+    DatasetInfo,
+    Hyperparameters,
+    TrainingDefaults,
+    TrainingRequest,
+    describe,
+    settle_hyperparameters,
+)
 
 JUMPSTART_JOB = {
     "with_prior_preservation": '"False"', "num_class_images": '"100"', "epochs": '"10"', "max_steps": '"200"',
@@ -78,6 +85,56 @@ def test_what_is_sent_to_sagemaker_is_text_and_comes_back_the_same() -> None:
 def test_steps_follow_from_epochs_when_no_limit_is_given() -> None:
     assert Hyperparameters(epochs=3, batch_size=2).total_steps(5) == 9
     assert Hyperparameters(epochs=3, max_steps=4).total_steps(5) == 4
+
+
+DEFAULTS = TrainingDefaults.model_validate(
+    {
+        "lora": {"learning_rate": 0.001, "max_steps": 300, "with_prior_preservation": True},
+        "full": {"learning_rate": "1e-5", "train_text_encoder": True},
+    }
+)
+
+
+def settled(
+    defaults: TrainingDefaults = DEFAULTS, class_prompt: str | None = "a dog", **asked: object
+) -> Hyperparameters:
+    return settle_hyperparameters(Hyperparameters.model_validate(asked), defaults, 64, class_prompt)
+
+
+def test_what_is_left_open_is_the_base_models_for_the_method_and_then_the_contracts() -> None:
+    lora, full = settled(), settled(method="full")
+    assert (lora.learning_rate, lora.max_steps, lora.train_text_encoder) == (0.001, 300, False)
+    assert (full.learning_rate, full.max_steps, full.train_text_encoder) == (1e-5, None, True)
+    assert (lora.lora_rank, full.lora_rank) == (16, 16)
+    assert settled(TrainingDefaults()) == Hyperparameters(resolution=64)
+
+
+def test_what_is_asked_for_wins_even_when_it_is_the_contracts_own_default() -> None:
+    asked = settled(learning_rate=None, max_steps=7, with_prior_preservation=False, resolution=96)
+    assert (asked.effective_learning_rate, asked.max_steps, asked.resolution) == (1e-4, 7, 96)
+    assert asked.with_prior_preservation is False
+
+
+def test_a_default_yields_to_what_it_would_contradict() -> None:
+    assert settled(epochs=3).total_steps(5) == 15
+    assert settled(epochs=20).total_steps(5) == 100  # the contract's own default, but asked for
+    assert settled(epochs=3, max_steps=4).total_steps(5) == 4
+    assert settled().with_prior_preservation is True
+    assert settled(class_prompt=None).with_prior_preservation is False
+
+
+@pytest.mark.parametrize("asked", [{}, {"epochs": 3}, {"method": "full"}, {"max_steps": None}])
+def test_settling_again_changes_nothing_also_after_a_dump(asked: dict[str, object]) -> None:
+    once = settled(**asked)
+    assert settle_hyperparameters(once, DEFAULTS, 96, "a dog") == once
+    dumped = Hyperparameters.model_validate_json(once.model_dump_json())
+    assert settle_hyperparameters(dumped, DEFAULTS, 96, "a dog") == once
+
+
+def test_defaults_are_dumped_with_nothing_but_what_was_set() -> None:
+    read = TrainingDefaults.model_validate_json(DEFAULTS.model_dump_json())
+    assert read.lora.model_fields_set == DEFAULTS.lora.model_fields_set
+    assert json.loads(DEFAULTS.model_dump_json())["full"] == {"learning_rate": 1e-5, "train_text_encoder": True}
 
 
 def test_the_learning_rate_follows_the_method() -> None:

@@ -10,14 +10,14 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from contracts.generation import GenerationRequest
+from contracts.generation import GenerationRequest, Scheduler
 
 PAGE = (Path(__file__).parents[2] / "dreamdrop/web/index.html").read_text()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -91,9 +91,11 @@ def test_the_form_has_every_field_of_the_contract_with_its_limits(tmp_path: Path
     assert fields["num_inference_steps"]["attributes"] == {"min": 1, "max": 200, "step": 1}
     assert fields["width"]["attributes"] == {"min": 32, "max": 1024, "step": 8}
     assert fields["seed"]["attributes"]["max"] == 2**32 - 1
-    assert fields["scheduler"]["options"] == schema["properties"]["scheduler"]["enum"]
+    assert fields["scheduler"]["options"] == list(get_args(Scheduler))
     assert fields["prompt"]["required"]
     assert not fields["prompt"]["number"]
+    assert fields["num_images_per_prompt"]["otherwise"] == 1
+    assert fields["num_inference_steps"]["otherwise"] == ""  # the base model's to choose
 
 
 def test_a_form_that_is_hardly_filled_in_gives_a_valid_request(tmp_path: Path) -> None:

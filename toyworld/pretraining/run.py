@@ -18,6 +18,7 @@ from toyworld.tokenizer import build_tokenizer
 
 WORK = Path("build/toyworld")
 OUT = Path("toyworld/base_model")
+STAGES = ("autoencoder", "clip", "denoiser", "eyes", "classifier", "instance")  # folders under the work folder
 ORDINARY, ODD, HELD_OUT, ODD_HELD_OUT = 40_000, 18_000, 3_000, 3_000
 
 
@@ -55,10 +56,7 @@ def pretrain(work: Path, out: Path, picture_part: float, step_part: float) -> No
         work / "classifier", ordinary, odd, held_out, shortened(vision.CLASSIFIER_RECIPE)
     )
     instance = vision.train_instance_embedding(work / "instance", odd, odd_held_out, shortened(vision.INSTANCE_RECIPE))
-    logs = {
-        name: work / name / "log.jsonl"
-        for name in ("autoencoder", "clip", "denoiser", "eyes", "classifier", "instance")
-    }
+    logs = {stage: work / stage / "log.jsonl" for stage in STAGES}
     write_model(out, Parts(tokenizer, text_encoder, vae, unet, clip, classifier, instance), logs)
 
 

@@ -1,0 +1,66 @@
+"""contracts/generation.py: what a request leaves open is the base model's to choose, then the contract's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from contracts.generation import GenerationDefaults, GenerationRequest, InferencePayload, Sampling
+from contracts.training import describe
+from lambdas.domain.generations import GenerationRow
+from lambdas.domain.openapi import document
+
+BEST = GenerationDefaults(num_inference_steps=25, guidance_scale=4.0, scheduler="ddim")
+ASKED = {"num_inference_steps": 9, "guidance_scale": 0.0, "scheduler": "euler"}
+
+
+def test_the_request_wins_over_the_base_model_and_that_over_the_contract() -> None:
+    assert InferencePayload(prompt="x").sampling(GenerationDefaults()) == Sampling()
+    assert InferencePayload(prompt="x").sampling(BEST) == Sampling(25, 4.0, "ddim")
+    for name, value in ASKED.items():
+        settled = InferencePayload.model_validate({"prompt": "x", name: value}).sampling(BEST)
+        assert vars(settled) == {**BEST.model_dump(), name: value}
+
+
+def test_what_is_left_open_is_still_open_after_the_passage_through_table_and_endpoint() -> None:
+    row = GenerationRow.model_validate(
+        {
+            "id": "0" * 32, "owner": "me", "status": "queued", "subject": "dog", "version": "0" * 12 + "-1",
+            "request": {"subject": "dog", "prompt": "x", "guidance_scale": 2}, "created_at": "2026-01-01T00:00:00Z",
+        }
+    )  # fmt: skip
+    stored = GenerationRow.model_validate(json.loads(row.model_dump_json()))
+    received = InferencePayload.model_validate_json(stored.payload().model_dump_json(exclude_none=True))
+    drawn = InferencePayload.model_validate(received.model_dump(mode="json"))
+    assert drawn.sampling(BEST) == Sampling(25, 2.0, "ddim")
+
+
+def test_the_api_shows_the_default_of_the_contract() -> None:
+    shown = document()["components"]["schemas"]["GenerationRequest"]["properties"]
+    for field in fields(Sampling):
+        assert shown[field.name]["default"] == field.default
+        assert str(field.default) in shown[field.name]["description"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_inference_steps": 0}, "num_inference_steps: Input should be greater than or equal to 1"),
+        ({"guidance_scale": 51}, "guidance_scale: Input should be less than or equal to 50"),
+        ({"scheduler": "warp"}, "scheduler: Input should be 'ddim'"),
+        ({"seed": 1}, "seed: unknown field"),
+    ],
+)
+def test_bad_defaults_are_refused_by_name_with_the_range(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        GenerationDefaults.model_validate(change)
+    assert named in describe(caught.value)
+
+
+def test_a_request_that_names_nothing_names_nothing_over_http() -> None:
+    request = GenerationRequest(subject="dog", prompt="x")
+    assert request.model_dump(exclude_none=True) == {"prompt": "x", "num_images_per_prompt": 1, "subject": "dog"}
