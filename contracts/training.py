@@ -44,6 +44,7 @@ MEMORY_TIER = "memory_tier"
 HIGHEST_MEMORY_TIER = 3
 
 Method = Literal["lora", "full"]
+LoraTargets = Literal["attention", "all"]
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 
 
@@ -111,11 +112,20 @@ class Hyperparameters(BaseModel):
     )
     train_text_encoder: Flag = Field(False, description="Train the text encoder too (its LoRA with method lora).")
     lora_rank: Whole = Field(16, ge=1, le=256)
+    lora_targets: Annotated[LoraTargets, BeforeValidator(_unquote)] = Field(
+        "attention", description="Layers that get an adapter; all: the UNet's convolutions and feed-forwards too."
+    )
     lora_alpha: RealOrNone = Field(None, gt=0, description="Scale of the LoRA update; the rank when absent.")
     mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_unquote)] = Field(
         "auto", description="auto: bf16 where the GPU has it, fp16 on other GPUs, no on the CPU."
     )
     gradient_checkpointing: Flag = Field(False, description="Slower, less memory.")
+    use_8bit_adam: Flag = Field(False, description="Less memory; needs a GPU, the usual AdamW serves elsewhere.")
+    use_ema: Flag = Field(False, description="Keep a moving average of the weights and publish that.")
+    ema_decay: Real = Field(0.9999, gt=0, lt=1, description="Of that average; it follows more closely at first.")
+    snr_gamma: RealOrNone = Field(None, gt=0, description="Min-SNR weighting of the loss, usually 5; off when absent.")
+    noise_offset: Real = Field(0.0, ge=0, le=1, description="Noise common to a channel: darker darks, lighter lights.")
+    random_flip: Flag = Field(False, description="Also train on mirror images; not for subjects that carry text.")
     save_steps: Whole = Field(200, ge=1, description="Steps between two checkpoints.")
     lr_warmup_steps: Whole = Field(0, ge=0)
     sample_batch_size: Whole = Field(4, ge=1, le=64, description="Class images generated at a time.")

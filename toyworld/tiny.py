@@ -16,52 +16,15 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from toyworld.tokenizer import MAX_TOKENS, build_tokenizer
 
 RESOLUTION = 64
 VAE_FACTOR = 8
-MAX_TOKENS = 77
 TEXT_WIDTH = 32
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-WORDS = (
-    "a an the of in on at with and photo picture drawing sks zwx toy dog cat bird fish duck car boat robot house mug "
-    "ball teapot bear red green blue yellow orange purple pink brown black white striped dotted plain beach grass "
-    "snow night room city sea table background red panda"
-)
 
 PredictionType = Literal["epsilon", "v_prediction"]
-
-
-def merges_for(words: str) -> list[tuple[str, str]]:
-    """Byte-pair merges that spell each word from left to right, without repeats, in the order of first use."""
-    merges: dict[tuple[str, str], None] = {}
-    for word in words.split():
-        letters = [*word[:-1], f"{word[-1]}</w>"]
-        built = letters[0]
-        for letter in letters[1:]:
-            merges.setdefault((built, letter))
-            built += letter
-    return list(merges)
-
-
-def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's layout: every byte, every byte at a word's end, merges, begin, end. So no text is out of vocabulary."""
-    alphabet = sorted(ByteLevel.alphabet())
-    merges = merges_for(WORDS)
-    tokens = [
-        *alphabet,
-        *(f"{letter}</w>" for letter in alphabet),
-        *dict.fromkeys(a + b for a, b in merges),
-        BEGIN,
-        END,
-    ]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    return CLIPTokenizer(
-        vocab=vocabulary,
-        merges=merges,  # type: ignore[arg-type]  # pairs are what it wants
-        model_max_length=MAX_TOKENS,
-    )
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -2,7 +2,8 @@
 
 checkpoint-<step>/weights.safetensors     the trained weights by name
                   optimizer.safetensors   the optimizer's tensors as <parameter index>.<name>
-                  state.json              everything else, and the sha256 of the two files above
+                  average.safetensors     the moving average of the weights by name, if one is kept
+                  state.json              everything else, and the sha256 of the files above
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from training_container.dreambooth.loop import Learner, RunState
 logger = logging.getLogger("training")
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+AVERAGE = "average.safetensors"
 PARTIAL = ".checkpoint.partial"
 _NAME = re.compile(r"checkpoint-(\d{8})")
 
@@ -52,6 +54,8 @@ def save_checkpoint(directory: Path, fingerprint: str, learner: Learner, state: 
     tensors, numbers = _flatten(learner.optimizer.state_dict()["state"])
     save_file(weights, partial / WEIGHTS)
     save_file(tensors, partial / OPTIMIZER)
+    if learner.average:
+        save_file(learner.average.tensors, partial / AVERAGE)
     saved = _SavedState(
         fingerprint=fingerprint,
         step=state.step,
@@ -60,7 +64,7 @@ def save_checkpoint(directory: Path, fingerprint: str, learner: Learner, state: 
         held_out_before=state.held_out_before if math.isfinite(state.held_out_before) else None,
         optimizer_numbers=numbers,
         scaler=learner.scaler.state_dict(),
-        sha256={name: sha256_of(partial / name) for name in (WEIGHTS, OPTIMIZER)},
+        sha256={path.name: sha256_of(path) for path in sorted(partial.iterdir())},
     )
     (partial / STATE).write_text(saved.model_dump_json())
     final = directory / f"checkpoint-{state.step:08}"
@@ -109,6 +113,8 @@ def _restore(folder: Path, saved: _SavedState, learner: Learner) -> None:
     fresh = learner.optimizer.state_dict()
     state = _unflatten(load_file(folder / OPTIMIZER), saved.optimizer_numbers)
     learner.optimizer.load_state_dict({"state": state, "param_groups": fresh["param_groups"]})
+    if learner.average:
+        learner.average.restore(load_file(folder / AVERAGE))
     if learner.scaler.is_enabled():
         learner.scaler.load_state_dict(dict(saved.scaler))
 

@@ -51,7 +51,7 @@ def read_settings(dataset: Path, job_hyperparameters: dict[str, str]) -> Trainin
         class_prompt=info.class_prompt,
         hyperparameters=asked,
         memory_tier=tier,
-        eight_bit_adam=tier >= 2,
+        eight_bit_adam=tier >= 2 or asked.use_8bit_adam,
     )
 
 

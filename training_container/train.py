@@ -17,6 +17,7 @@ from contracts.training import settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
 from training_container.base_model import BaseModel, load_base_model, verify_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
+from training_container.dreambooth.average import WeightAverage
 from training_container.dreambooth.batches import encode_pictures
 from training_container.dreambooth.dataset import (
     CropRule,
@@ -31,7 +32,7 @@ from training_container.dreambooth.loop import Learner, Reading, RunState, run_l
 from training_container.dreambooth.optimizer import build_optimizer, build_scaler
 from training_container.dreambooth.precision import Precision, release
 from training_container.dreambooth.prior import class_image_folder, generate_class_images
-from training_container.dreambooth.sampling import Drawn, Sampler
+from training_container.dreambooth.sampling import GUIDANCE_SCALE, Drawn, Sampler
 from training_container.dreambooth.schedule import NoiseSchedule
 from training_container.dreambooth.text import PromptTable
 from training_container.dreambooth.trainable import Trainable, make_trainable
@@ -109,7 +110,7 @@ def settle(asked: TrainingSettings, manifest: BaseModelManifest) -> tuple[Traini
 
 def read_photos(dataset: Path, settings: TrainingSettings) -> Photos:
     wanted = settings.hyperparameters
-    rule = CropRule(wanted.resolution or 0, wanted.center_crop, wanted.seed)
+    rule = CropRule(wanted.resolution or 0, wanted.center_crop, wanted.seed, mirrored=wanted.random_flip)
     instance = read_instance_pictures(dataset, settings.instance_prompt, rule)
     prior: list[Picture] = []
     if wanted.with_prior_preservation and settings.class_prompt:
@@ -134,7 +135,15 @@ def furnish(base: BaseModel, settings: TrainingSettings, photos: Photos, precisi
     table = PromptTable(prompts, base.tokenizer, base.text_encoder, precision, trained=wanted.train_text_encoder)
     if not wanted.train_text_encoder:
         release(base.text_encoder)
-    sampler = Sampler(model.predict, base.vae, base.scheduler_config, precision, wanted.resolution or 0, wanted.seed)
+    sampler = Sampler(
+        model.predict,
+        base.vae,
+        base.scheduler_config,
+        precision,
+        wanted.resolution or 0,
+        wanted.seed,
+        guidance_scale=base.manifest.generation_defaults.guidance_scale or GUIDANCE_SCALE,
+    )
     return Studio(model, table, sampler)
 
 
@@ -189,16 +198,17 @@ def prepare_learner(
     data = encode_pictures(instance, prior, encode, studio.prompts.row)
     release(base.vae)
     wanted = settings.hyperparameters
-    weights = studio.model.parameters.values()
+    weights = studio.model.parameters
     return Learner(
         model=studio.model,
         prompts=studio.prompts,
         data=data,
         schedule=NoiseSchedule.from_scheduler_config(base.scheduler_config).to(precision.device),
-        optimizer=build_optimizer(weights, wanted, precision, eight_bit=settings.eight_bit_adam),
+        optimizer=build_optimizer(weights.values(), wanted, precision, eight_bit=settings.eight_bit_adam),
         scaler=build_scaler(precision),
         settings=wanted,
         scaling_factor=scaling_factor_of(base.vae),
+        average=WeightAverage(weights, wanted.ema_decay) if wanted.use_ema else None,
     )
 
 
@@ -230,6 +240,8 @@ def run_to_the_end(platform: Platform, learner: Learner, state: RunState, total_
     )
     if not finished:
         raise TrainingStopped(f"The training job was stopped at step {state.step} of {total_steps}.")
+    if learner.average:
+        learner.average.take_over()
 
 
 def tell(platform: Platform, total_steps: int, reading: Reading) -> None:

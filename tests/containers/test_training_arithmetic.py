@@ -9,10 +9,12 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor
 
 from contracts.errors import TrainingDiverged
 from contracts.training import Hyperparameters, LrScheduler
+from training_container.dreambooth.average import WeightAverage
 from training_container.dreambooth.draws import StepDraws, generator_for, sample_indices
 from training_container.dreambooth.evaluation import held_out_loss
 from training_container.dreambooth.latents import sample_posterior
@@ -92,6 +94,62 @@ def test_the_loss_of_a_step_is_its_closed_form() -> None:
     noisy = DDPMScheduler(**CONFIG).add_noise(latents, d.noise, d.timesteps)
     loss = loss_step(lambda x, t, e: 0.5 * x, schedule(), m, torch.zeros(2, 1, 1), d, scaling_factor=0.18215)
     torch.testing.assert_close(loss, ((0.5 * noisy - d.noise) ** 2).mean(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weights_are_those_of_diffusers(prediction_type: str) -> None:
+    """As train_text_to_image.py has it, which divides by snr + 1 for velocities; here also for one half of a batch."""
+    steps = torch.tensor([0, 10, 300, 600, 999])
+    snr = compute_snr(DDPMScheduler(**CONFIG), steps)
+    expected = torch.stack([snr, 5.0 * torch.ones_like(snr)], dim=1).min(dim=1)[0]
+    expected = expected / (snr if prediction_type == "epsilon" else snr + 1)
+    torch.testing.assert_close(schedule(prediction_type).min_snr_weights(steps, 5.0), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_with_prior_preservation_weighs_each_sample_by_its_own_timestep(
+    batch: int, prediction_type: str
+) -> None:
+    d, m, plan = draws(2 * batch), moments(2 * batch), schedule(prediction_type)
+    loss = loss_step(
+        lambda x, t, e: 0.5 * x, plan, m, torch.zeros(2 * batch, 1, 1), d,
+        scaling_factor=0.2, prior_loss_weight=0.7, snr_gamma=5.0,
+    )  # fmt: skip
+    latents = sample_posterior(m, d.posterior) * 0.2
+    noisy, target = plan.add_noise(latents, d.noise, d.timesteps), plan.target(latents, d.noise, d.timesteps)
+    errors = ((0.5 * noisy - target) ** 2).mean((1, 2, 3)) * plan.min_snr_weights(d.timesteps, 5.0)
+    torch.testing.assert_close(loss, errors[:batch].mean() + 0.7 * errors[batch:].mean())
+
+
+def test_offset_noise_is_part_of_the_noise_and_of_the_target() -> None:
+    d, m = draws(2), moments(2)
+    seen: list[Tensor] = []
+
+    def predict(noisy: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
+        seen.append(noisy)
+        return torch.zeros_like(noisy)
+
+    with_offset = loss_step(predict, schedule(), m, torch.zeros(2, 1, 1), d, scaling_factor=0.2, noise_offset=0.5)
+    loss_step(predict, schedule(), m, torch.zeros(2, 1, 1), d, scaling_factor=0.2)
+    noise = d.noise + 0.5 * d.offset
+    assert d.offset.shape == (2, 4, 1, 1)
+    torch.testing.assert_close(with_offset, (noise**2).mean())
+    shift = schedule().sigma[d.timesteps].view(-1, 1, 1, 1) * 0.5 * d.offset
+    torch.testing.assert_close(seen[0] - seen[1], shift.expand_as(seen[0]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_is_that_of_diffusers() -> None:
+    weight = torch.nn.Parameter(torch.zeros(3))
+    ours = WeightAverage({"weight": weight}, 0.95)
+    theirs = EMAModel([weight], decay=0.95)
+    for step in range(1, 200):
+        weight.data += torch.randn(3, generator=generator_for(0, "walk", step))
+        ours.update(step - 1)
+        theirs.step([weight])
+    torch.testing.assert_close(ours.tensors["weight"], theirs.shadow_params[0], rtol=1e-4, atol=1e-4)
+    ours.take_over()
+    torch.testing.assert_close(weight.detach(), ours.tensors["weight"])
 
 
 def test_the_posterior_clamps_its_log_variance() -> None:

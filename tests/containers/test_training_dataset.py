@@ -178,6 +178,14 @@ def test_a_centre_crop_is_the_middle_and_random_crops_are_seeded() -> None:
     assert len({crop.tobytes() for crop in first}) > 1
 
 
+def test_mirror_images_are_extra_crops() -> None:
+    picture = Image.new("RGB", (32, 32), (255, 0, 0))
+    picture.paste((0, 0, 255), (0, 0, 16, 32))
+    plain, mirrored = crops_of(picture, 0, CropRule(32, True, 0, mirrored=True))
+    assert (plain.getpixel((0, 0)), plain.getpixel((31, 0))) == ((0, 0, 255), (255, 0, 0))
+    assert (mirrored.getpixel((0, 0)), mirrored.getpixel((31, 0))) == ((255, 0, 0), (0, 0, 255))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 700), (33, 32), (5, 5)])
 def test_any_shape_gives_the_training_size(size: tuple[int, int]) -> None:
     for center in (True, False):

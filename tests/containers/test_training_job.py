@@ -125,6 +125,33 @@ def test_lora_of_the_text_encoder_loads_again(tmp_path: Path, tiny_base_model: P
     assert not torch.equal(pipe.encode_prompt("a toy", "cpu", 1, False)[0], plain)
 
 
+def test_the_published_weights_are_the_average_when_one_is_kept(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+) -> None:
+    options = {"method": "full", "max_steps": 4, "learning_rate": 1e-3}
+    plain = run_job(tmp_path / "plain", tiny_base_model, small_dataset, **options)
+    averaged = run_job(tmp_path / "averaged", tiny_base_model, small_dataset, use_ema=True, **options)
+    name = "unet/diffusion_pytorch_model.safetensors"
+    before, last, mean = (load_file(root / name) for root in (tiny_base_model, plain.model, averaged.model))
+    moved = [(last[key] - before[key]).norm() for key in before]
+    behind = [(last[key] - mean[key]).norm() for key in before]
+    assert 0 < sum(behind) < sum(moved)
+
+
+def test_adapters_on_all_layers_are_saved_loaded_and_used(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+) -> None:
+    job = run_job(tmp_path / "job", tiny_base_model, small_dataset, lora_targets="all")
+    weights = load_file(job.model / LORA)
+    trained = {name.split(".lora")[0] for name, tensor in weights.items() if ".up." in name and tensor.abs().max() > 0}
+    for layer in ("conv_in", "conv_out", "conv1", "conv2", "proj_in", "net.2", "time_emb_proj", "samplers.0.conv"):
+        assert any(name.endswith(layer) for name in trained), layer
+    pipe = pipeline(tiny_base_model)
+    pipe.load_lora_weights(job.model)
+    adapted = {name for name, module in pipe.unet.named_modules() if hasattr(module, "lora_A")}
+    assert {f"unet.{name}" for name in adapted} == trained
+
+
 @pytest.mark.parametrize("mixed_precision", ["bf16", "fp16"])
 def test_trained_weights_are_fp32_in_every_precision(
     tmp_path: Path, tiny_base_model: Path, small_dataset: Path, mixed_precision: str, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ RESUMED = {
     "lora": {"lr_scheduler": "cosine", "gradient_accumulation_steps": 2},
     "full": {"method": "full", "train_text_encoder": True, "lr_scheduler": "linear", "lr_warmup_steps": 3},
     "fp16": {"mixed_precision": "fp16", "batch_size": 2},
+    "average": {"use_ema": True, "snr_gamma": 5, "noise_offset": 0.1, "random_flip": True},
     "prior": {"with_prior_preservation": True, "num_class_images": 3, "sample_batch_size": 2},
 }
 

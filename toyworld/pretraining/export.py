@@ -17,8 +17,10 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ResNetForImageClassification
 
-from contracts.artifact import BaseModelManifest, FileEntry, checksum_of
+from contracts.artifact import GENERATION_DEFAULTS, TRAINING_DEFAULTS, BaseModelManifest, FileEntry, checksum_of
+from contracts.generation import GenerationDefaults
 from contracts.storage import MANIFEST
+from contracts.training import Hyperparameters, TrainingDefaults
 from toyworld.pictures import SIDE
 from toyworld.pretraining.denoiser import scheduler
 from toyworld.pretraining.fit import STEPS_BETWEEN_REPORTS
@@ -30,6 +32,11 @@ COMMAND = "make toyworld"
 RECORD = "training.json"
 SCORERS = "scorers"
 KEPT_REPORTS = 5  # of the log: every fifth
+TRAINING = TrainingDefaults(
+    lora=Hyperparameters(max_steps=250, batch_size=4, learning_rate=2e-3, lora_targets="all"),
+    full=Hyperparameters(max_steps=250, batch_size=4, learning_rate=2e-4),
+)
+GENERATION = GenerationDefaults(num_inference_steps=25, guidance_scale=4.0, scheduler="dpmsolver++")
 MODEL_CARD = Path(__file__).parent / "model_card.md"
 
 
@@ -68,6 +75,9 @@ def write_model(out: Path, parts: Parts, logs: Mapping[str, Path]) -> None:
     parts.instance.save_pretrained(out / SCORERS / INSTANCE)
     (out / RECORD).write_text(json.dumps(record(logs), indent=1) + "\n", encoding="utf-8")
     shutil.copyfile(MODEL_CARD, out / "README.md")
+    (out / TRAINING_DEFAULTS).write_text(TRAINING.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    generation = GENERATION.model_dump_json(indent=2, exclude_none=True)
+    (out / GENERATION_DEFAULTS).write_text(generation + "\n", encoding="utf-8")
     write_manifest(out)
 
 
@@ -114,6 +124,8 @@ def write_manifest(out: Path) -> BaseModelManifest:
         resolution=SIDE,
         source="pretrained by this project on pictures that it draws; see README.md beside the weights",
         licence=LICENCE,
+        training_defaults=TRAINING,
+        generation_defaults=GENERATION,
     )
     (out / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -47,6 +47,7 @@ class CropRule:
     center: bool
     seed: int
     crops: int = CROPS_OF_A_PHOTO
+    mirrored: bool = False  # also the mirror image of each crop
 
 
 def image_files(directory: Path) -> list[Path]:
@@ -168,7 +169,8 @@ def crops_of(picture: Image.Image, index: int, rule: CropRule) -> tuple[Image.Im
     else:
         generator = generator_for(rule.seed, "crop", index)
         places = torch.randint(0, room + 1, (rule.crops,), generator=generator).tolist()
-    return tuple(_cut(scaled, place, side) for place in places)
+    cut = tuple(_cut(scaled, place, side) for place in places)
+    return (*cut, *map(ImageOps.mirror, cut)) if rule.mirrored else cut
 
 
 def _cut(scaled: Image.Image, place: int, side: int) -> Image.Image:

@@ -25,6 +25,7 @@ class StepDraws:
     posterior: Tensor  # (B, C, H, W) standard normal
     noise: Tensor  # (B, C, H, W) standard normal
     timesteps: Tensor  # (B,) int64, uniform in [0, timesteps of the schedule)
+    offset: Tensor  # (B, C, 1, 1) standard normal: the noise that a whole channel shares
 
     @classmethod
     def of(cls, generator: torch.Generator, shape: tuple[int, ...], num_timesteps: int) -> StepDraws:
@@ -32,10 +33,13 @@ class StepDraws:
             posterior=torch.randn(shape, generator=generator),
             noise=torch.randn(shape, generator=generator),
             timesteps=torch.randint(0, num_timesteps, (shape[0],), generator=generator),
+            offset=torch.randn((*shape[:2], 1, 1), generator=generator),
         )
 
     def to(self, device: torch.device) -> StepDraws:
-        return StepDraws(self.posterior.to(device), self.noise.to(device), self.timesteps.to(device))
+        return StepDraws(
+            self.posterior.to(device), self.noise.to(device), self.timesteps.to(device), self.offset.to(device)
+        )
 
 
 def sample_indices(seed: int, purpose: str, first: int, count: int, population: int) -> list[int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contracts.errors import TrainingDiverged
 from contracts.training import Hyperparameters
+from training_container.dreambooth.average import WeightAverage
 from training_container.dreambooth.batches import TrainingSet, batch_at
 from training_container.dreambooth.loss import loss_step
 from training_container.dreambooth.optimizer import apply_update
@@ -54,6 +55,7 @@ class Learner:
     scaler: torch.amp.GradScaler
     settings: Hyperparameters
     scaling_factor: float
+    average: WeightAverage | None = None
 
     def optimise(self, step: int, learning_rate: float) -> Tensor:
         """One optimiser step. Returns its loss, detached and still on the device."""
@@ -70,6 +72,8 @@ class Learner:
                 batch.draws,
                 scaling_factor=self.scaling_factor,
                 prior_loss_weight=prior_weight,
+                snr_gamma=self.settings.snr_gamma,
+                noise_offset=self.settings.noise_offset,
             )
             self.scaler.scale(loss / passes).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() / passes
@@ -80,6 +84,8 @@ class Learner:
             learning_rate=learning_rate,
             max_grad_norm=self.settings.max_grad_norm,
         )
+        if self.average:
+            self.average.update(step + 1)
         return total
 
 

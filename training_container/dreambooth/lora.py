@@ -1,4 +1,4 @@
-"""Low-rank adapters on the attention layers, through peft; saved in the format that diffusers loads.
+"""Low-rank adapters, on the attention layers or on nearly all, through peft; saved in the format that diffusers loads.
 
 Hu et al. 2021, arXiv 2106.09685. B starts at zero, so an untrained adapter changes nothing.
 """
@@ -19,9 +19,16 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from contracts.artifact import LORA_WEIGHTS
+from contracts.training import LoraTargets
 from training_container.dreambooth.draws import generator_for
 
-UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "conv_in", "conv_out")
+AROUND_ATTENTION = ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj")
+UNET_TARGETS: dict[LoraTargets, tuple[str, ...]] = {
+    "attention": ATTENTION,
+    "all": (*ATTENTION, *AROUND_ATTENTION, *CONVOLUTIONS),
+}
 TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -35,12 +42,18 @@ def _config(rank: int, alpha: float, targets: tuple[str, ...]) -> LoraConfig:
 
 
 def add_adapters(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None, *, rank: int, alpha: float, seed: int
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel | None,
+    *,
+    rank: int,
+    alpha: float,
+    targets: LoraTargets,
+    seed: int,
 ) -> None:
     """Adds trainable adapters to the UNet, and to the text encoder if one is given. The same seed, the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(seed, "lora").initial_seed())
-        unet.add_adapter(_config(rank, alpha, UNET_TARGETS))
+        unet.add_adapter(_config(rank, alpha, UNET_TARGETS[targets]))
         if text_encoder is not None:
             text_encoder.add_adapter(_config(rank, alpha, TEXT_ENCODER_TARGETS))
 

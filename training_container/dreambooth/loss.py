@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from training_container.dreambooth.draws import StepDraws
 from training_container.dreambooth.latents import sample_posterior
@@ -17,13 +16,20 @@ from training_container.dreambooth.schedule import NoiseSchedule
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # noisy latents, timesteps, text embeddings -> prediction
 
 
-def combine(prediction: Tensor, target: Tensor, prior_loss_weight: float | None) -> Tensor:
-    """Mean squared error in fp32. With a weight, the first half is the subject's and the second the class's."""
+def combine(
+    prediction: Tensor, target: Tensor, prior_loss_weight: float | None, sample_weights: Tensor | None = None
+) -> Tensor:
+    """Mean squared error in fp32. With a weight, the first half is the subject's and the second the class's.
+
+    sample_weights: (B,), what each sample's error counts.
+    """
+    errors = (prediction.float() - target.float()).square().mean((1, 2, 3))
+    if sample_weights is not None:
+        errors = errors * sample_weights
     if prior_loss_weight is None:
-        return mse_loss(prediction.float(), target.float())
-    subject, prior = prediction.float().chunk(2)
-    subject_target, prior_target = target.float().chunk(2)
-    return mse_loss(subject, subject_target) + prior_loss_weight * mse_loss(prior, prior_target)
+        return errors.mean()
+    subject, prior = errors.chunk(2)
+    return subject.mean() + prior_loss_weight * prior.mean()
 
 
 def loss_step(
@@ -35,6 +41,8 @@ def loss_step(
     *,
     scaling_factor: float,
     prior_loss_weight: float | None = None,
+    snr_gamma: float | None = None,
+    noise_offset: float = 0.0,
 ) -> Tensor:
     """Loss of one batch: a scalar in fp32.
 
@@ -42,6 +50,8 @@ def loss_step(
     With prior_loss_weight the batch holds B/2 subject pictures, then B/2 class pictures.
     """
     latents = sample_posterior(moments, draws.posterior) * scaling_factor
-    noisy = schedule.add_noise(latents, draws.noise, draws.timesteps)
-    target = schedule.target(latents, draws.noise, draws.timesteps)
-    return combine(predict(noisy, draws.timesteps, embeddings), target, prior_loss_weight)
+    noise = draws.noise + noise_offset * draws.offset
+    noisy = schedule.add_noise(latents, noise, draws.timesteps)
+    target = schedule.target(latents, noise, draws.timesteps)
+    weights = None if snr_gamma is None else schedule.min_snr_weights(draws.timesteps, snr_gamma)
+    return combine(predict(noisy, draws.timesteps, embeddings), target, prior_loss_weight, weights)

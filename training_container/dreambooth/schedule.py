@@ -53,6 +53,13 @@ class NoiseSchedule:
             return noise.float()
         return self._at(self.signal, timesteps) * noise.float() - self._at(self.sigma, timesteps) * latents.float()
 
+    def min_snr_weights(self, timesteps: Tensor, gamma: float) -> Tensor:
+        """(B,): what each squared error counts. Hang et al. 2023, arXiv 2303.09556, for either kind of prediction."""
+        snr = (self.signal[timesteps] / self.sigma[timesteps]).square()
+        if self.prediction_type == "epsilon":
+            return (gamma / snr).clamp(max=1)
+        return snr.clamp(max=gamma) / (snr + 1)
+
     @staticmethod
     def _at(values: Tensor, timesteps: Tensor) -> Tensor:
         return values[timesteps].view(-1, 1, 1, 1)

@@ -42,6 +42,7 @@ def make_trainable(
             text_encoder if settings.train_text_encoder else None,
             rank=settings.lora_rank,
             alpha=settings.lora_alpha or settings.lora_rank,
+            targets=settings.lora_targets,
             seed=settings.seed,
         )
     else:
