@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from itertools import pairwise
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from toyworld.vocabulary import (
@@ -49,14 +50,32 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def _spellings(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Byte-pair merges learned from the words themselves (Sennrich et al. 2016, arXiv 1508.07909)."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=10_000, min_frequency=1, show_progress=False, end_of_word_suffix=END_OF_WORD
-    )
-    learner.train_from_iterator([" ".join(words)], trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = learn_merges(words)
+    alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{letter}{END_OF_WORD}" for letter in alphabet), *dict.fromkeys(a + b for a, b in merges)]
     return {token: number for number, token in enumerate(tokens)}, merges
+
+
+def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until every word is one token (Sennrich et al. 2016, arXiv 1508.07909).
+
+    The most frequent pair first, and of equals the first in the alphabet: the library's own trainer takes any of them,
+    another one in each process, and with the numbers of two tokens exchanged a model takes a cat for a car.
+    """
+    spelled = [[*word[:-1], f"{word[-1]}{END_OF_WORD}"] for word in words]
+    merges = []
+    while pairs := Counter(pair for symbols in spelled for pair in pairwise(symbols)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        spelled = [_merged(symbols, best) for symbols in spelled]
+    return merges
+
+
+def _merged(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for symbol in symbols:
+        if joined and (joined[-1], symbol) == pair:
+            joined[-1] += symbol
+        else:
+            joined.append(symbol)
+    return joined

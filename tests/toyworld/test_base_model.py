@@ -9,12 +9,14 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from contracts.artifact import GENERATION_DEFAULTS, TRAINING_DEFAULTS, BaseModelManifest, checksum_of
 from contracts.generation import GenerationDefaults
 from contracts.training import TrainingDefaults
 from toyworld.scorers import Scorers
 from toyworld.subjects import PHOTOS, SUBJECTS, draw_photo
+from toyworld.tokenizer import build_tokenizer
 from toyworld.vocabulary import COLOURS, KINDS, PLACE_PHRASES, PLACES
 
 BASE = Path(__file__).resolve().parents[2] / "toyworld/base_model"
@@ -46,6 +48,11 @@ def test_the_manifest_carries_the_defaults_that_stand_beside_it(manifest: BaseMo
     generation = GenerationDefaults.model_validate_json((BASE / GENERATION_DEFAULTS).read_bytes())
     assert manifest.training_defaults == training != TrainingDefaults()
     assert manifest.generation_defaults == generation != GenerationDefaults()
+
+
+@pytest.mark.parametrize("folder", ["tokenizer", "scorers/clip"])
+def test_the_words_have_the_numbers_that_the_weights_were_trained_with(folder: str) -> None:
+    assert CLIPTokenizer.from_pretrained(BASE / folder).get_vocab() == build_tokenizer().get_vocab()
 
 
 def test_all_weights_are_half_precision_and_fit_into_the_repository(manifest: BaseModelManifest) -> None:

@@ -19,7 +19,7 @@ from toyworld.pretraining.fit import Recipe, fit, rate_at
 from toyworld.pretraining.language import contrastive_loss, unit, words_said
 from toyworld.pretraining.views import disturbed
 from toyworld.scorers import frechet_distance
-from toyworld.tokenizer import MAX_TOKENS, build_tokenizer, known_words
+from toyworld.tokenizer import MAX_TOKENS, build_tokenizer, known_words, learn_merges
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,11 @@ def tokenizer() -> CLIPTokenizer:
 
 def test_every_known_word_is_one_token(tokenizer: CLIPTokenizer) -> None:
     assert {word: tokenizer.tokenize(word) for word in known_words() if len(tokenizer.tokenize(word)) != 1} == {}
+
+
+def test_merges_take_the_most_frequent_pair_and_of_equals_the_first_in_the_alphabet() -> None:
+    merges = learn_merges(["cat", "car", "hat"])
+    assert merges == [("a", "t</w>"), ("a", "r</w>"), ("c", "ar</w>"), ("c", "at</w>"), ("h", "at</w>")]
 
 
 @pytest.mark.parametrize("text", ["a zebra crossing", "ünïcode ☃", "photo-of; 42!", "", "AN UPPER CASE CAT"])

@@ -23,7 +23,7 @@ from toyworld.pretraining.views import as_tensor
 from toyworld.vocabulary import COLOURS, KINDS, PLACE_PHRASES, PLACES
 
 RECIPE = Recipe(
-    steps=14_000, batch=16, learning_rate=1e-3, weight_decay=0.01, seed=15, steps_between_checkpoints=1000, cooldown=0.6
+    steps=18_000, batch=16, learning_rate=1e-3, weight_decay=0.01, seed=15, steps_between_checkpoints=1000, cooldown=0.6
 )
 WITHOUT_PROMPT = 0.1
 TOY_WEIGHT = 3.0  # beside 1 for every pixel
