@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from toyworld.pictures import VIEWS, Album
-from toyworld.pretraining.fit import Recipe, device, fit, place
+from toyworld.pretraining.fit import Recipe, device, fit, frozen, generator_at, place
 from toyworld.pretraining.language import LABELS, naming_loss, unit
 from toyworld.pretraining.views import as_tensor, disturbed
 from toyworld.vocabulary import COLOURS, KINDS, PATTERNS, PLACES
@@ -27,6 +27,7 @@ CLASSIFIER_RECIPE = Recipe(steps=6000, batch=64, learning_rate=2e-3, seed=13)
 INSTANCE_RECIPE = Recipe(steps=3000, batch=96, learning_rate=2e-3, seed=14)
 ODD_PART = 3  # one picture in so many shows an odd toy
 UNKNOWN = -1
+CALIBRATED_ON, CALIBRATED_AT_ONCE = 30, 128
 
 
 def build_resnet(outputs: Sequence[str]) -> ResNetForImageClassification:
@@ -71,6 +72,7 @@ def train_classifier(
         return {f"{name}_accuracy": value for name, value in zip(names, right.float().mean(0).tolist(), strict=True)}
 
     fit(folder, {"classifier": model}, recipe, loss_at, examine)
+    calibrate(model, [ordinary, odd])
     return model
 
 
@@ -116,7 +118,24 @@ def train_instance_embedding(
         return {"told_apart": told_apart(model, held_out)}
 
     fit(folder, {"instance": model}, recipe, loss_at, examine)
+    calibrate(model, [odd])
     return model
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, albums: Sequence[Album]) -> None:
+    """Batch norm's statistics for the averaged weights, which no step has run (Izmailov et al. 2018, 1803.05407)."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+    nn.Module.train(model)
+    for number in range(CALIBRATED_ON):
+        generator = generator_at(0, number)
+        album = albums[number % len(albums)]
+        rows = torch.randint(0, len(album), (CALIBRATED_AT_ONCE,), generator=generator).numpy()
+        model(disturbed(as_tensor(album.pictures[rows], device()), generator))
+    frozen(model)
 
 
 @torch.no_grad()
