@@ -33,8 +33,15 @@ RECORD = "training.json"
 SCORERS = "scorers"
 KEPT_REPORTS = 5  # of the log: every fifth
 TRAINING = TrainingDefaults(
-    lora=Hyperparameters(max_steps=250, batch_size=4, learning_rate=2e-3, lora_targets="all"),
-    full=Hyperparameters(max_steps=250, batch_size=4, learning_rate=2e-4),
+    lora=Hyperparameters(
+        max_steps=250,
+        batch_size=4,
+        learning_rate=1e-3,
+        lora_targets="all",
+        train_text_encoder=True,  # else an adapter cannot tell the subject from its class when both are trained
+        num_class_images=24,
+    ),
+    full=Hyperparameters(max_steps=250, batch_size=4, learning_rate=2e-4, num_class_images=24),
 )
 GENERATION = GenerationDefaults(num_inference_steps=25, guidance_scale=4.0, scheduler="dpmsolver++")
 MODEL_CARD = Path(__file__).parent / "model_card.md"

@@ -33,7 +33,7 @@ POSITIONS_READ = 6
 ENCODED_AT_ONCE = 500
 LABELS = [len(KINDS), len(COLOURS), len(PATTERNS), len(PLACES)]
 RECIPE = Recipe(steps=2000, batch=64, learning_rate=1e-3, seed=12)
-EYES_RECIPE = Recipe(steps=5000, batch=64, learning_rate=1e-3, seed=16)
+EYES_RECIPE = Recipe(steps=3500, batch=64, learning_rate=1e-3, seed=16)
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
