@@ -17,7 +17,8 @@ from toyworld.pretraining.autoencoder import LATENT_CHANNELS, build_autoencoder,
 from toyworld.pretraining.denoiser import loss_weights
 from toyworld.pretraining.fit import Recipe, fit, rate_at
 from toyworld.pretraining.language import contrastive_loss, unit, words_said
-from toyworld.pretraining.views import disturbed
+from toyworld.pretraining.views import as_tensor, disturbed
+from toyworld.pretraining.vision import build_resnet, calibrate, label_names
 from toyworld.scorers import frechet_distance
 from toyworld.tokenizer import MAX_TOKENS, build_tokenizer, known_words, learn_merges
 
@@ -168,3 +169,17 @@ def test_the_frechet_distance_of_known_gaussians() -> None:
     assert frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(one, one + np.array([3.0, 0, 0])) == pytest.approx(9, rel=0.01)
     assert frechet_distance(one, rng.normal(size=(20_000, 3)) * 2) == pytest.approx(3, rel=0.05)  # 3 x (2 - 1)^2
+
+
+def test_calibration_gives_batch_norm_the_statistics_of_the_pictures_that_it_will_see() -> None:
+    album = ordinary_album(5, 40)
+    torch.manual_seed(0)
+    model = build_resnet(label_names())
+    first = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    calibrate(model, [album])
+    assert not model.training
+    seen: list[Tensor] = []
+    first.register_forward_hook(lambda _module, _inputs, normalised: seen.append(normalised))
+    model(as_tensor(album.pictures, torch.device("cpu")))
+    assert seen[0].mean((0, 2, 3)).abs().max() < 0.1
+    assert torch.allclose(seen[0].std((0, 2, 3)), torch.ones(seen[0].shape[1]), atol=0.2)
