@@ -63,6 +63,8 @@ class CheckpointSync:
 
     def _push(self) -> None:
         for path in files_of(self._directory):
+            if _is_hidden(path.relative_to(self._directory)):
+                continue
             try:
                 signature = _signature(path)
                 if self._uploaded.get(path) == signature:
@@ -72,6 +74,11 @@ class CheckpointSync:
             except FileNotFoundError:  # renamed or removed by the program meanwhile
                 continue
             self._uploaded[path] = signature
+
+
+def _is_hidden(path: Path) -> bool:
+    """A file that grows while it is sent leaves the server waiting: programs write such ones under a hidden name."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _signature(path: Path) -> _Signature:
