@@ -20,6 +20,7 @@ from inference_container.worker_process import WorkerProcess
 
 MAX_BODY_BYTES = 6 * 1024 * 1024  # InvokeEndpoint's own limit
 SILENCE_SECONDS = 60.0
+WAKE_SECONDS = 0.2
 _ROUTES = {"/ping": "GET", "/invocations": "POST"}
 
 _log = logging.getLogger(__name__)
@@ -203,7 +204,8 @@ def serve(platform: Platform) -> int:
     server = InferenceServer(platform.host, platform.port, worker)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
     _log.info("listening on %s:%d", platform.host, server.server_port)
-    stop.wait()
+    while not stop.wait(WAKE_SECONDS):  # a signal that another thread took is handled only when this one wakes
+        pass
     server.stopping = True
     server.shutdown()
     server.server_close()
