@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.generation import GenerationDefaults
-from contracts.training import Hyperparameters, Method, TrainingDefaults
+from contracts.training import Concept, Hyperparameters, Method, TrainingDefaults
 
 ARTIFACT = "artifact.json"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -73,6 +73,7 @@ class Artifact(_Record):
     base_model_checksum: str
     instance_prompt: str
     class_prompt: str | None
+    concepts: list[Concept] = Field([], description="Further subjects that were trained in the same job.")
     resolution: int
     hyperparameters: Hyperparameters
     training: TrainingSummary

@@ -7,9 +7,11 @@ https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -25,26 +27,47 @@ from pydantic import (
 )
 
 from contracts.errors import InvalidDatasetInfo
+from contracts.storage import CLASS_IMAGES
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_INSTANCE_IMAGES = 200
 MAX_CLASS_IMAGES = 1000
+MAX_CONCEPTS = 10  # beside the subject that the dataset is named after
 MAX_IMAGE_BYTES = 50 * 1024 * 1024
 MAX_IMAGE_PIXELS = 80_000_000
 MAX_ASPECT_RATIO = 16  # a strip scaled to the training resolution on its short side would fill the memory
+CAPTION_EXTENSION = ".txt"  # beside a photo, under the same name
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 # Keys that the SageMaker SDK and JumpStart put into the same map: ignored, never refused.
 FOREIGN_KEY_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
 
+# What others call the same thing: the quick kit's and the Hugging Face scripts' names, and ours.
+ALIASES = {
+    "train_batch_size": "batch_size",
+    "max_train_steps": "max_steps",
+    "num_train_epochs": "epochs",
+    "checkpointing_steps": "save_steps",
+    "rank": "lora_rank",
+}
+# Those that are about the subject and not about how to train; allowed among the hyperparameters as well.
+SUBJECT_KEYS = {
+    "instance_prompt": "instance_prompt",
+    "class_prompt": "class_prompt",
+    "base_model": "base_model",
+    "pretrained_model_name_or_path": "base_model",
+}
+
 MAX_NAMED_PROBLEMS = 10
 
-# The plan's own key in the hyperparameter map: 0 as asked, each tier further saves memory for speed.
+# The plan's own key in the hyperparameter map: 0 is what the trainer's planner chooses for the GPU, each tier further
+# saves more memory at the price of speed.
 MEMORY_TIER = "memory_tier"
-HIGHEST_MEMORY_TIER = 3
+HIGHEST_MEMORY_TIER = 4
 
 Method = Literal["lora", "full"]
 LoraTargets = Literal["attention", "all"]
+Attention = Literal["auto", "sdpa", "xformers"]
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 
 
@@ -119,12 +142,19 @@ class Hyperparameters(BaseModel):
     mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_unquote)] = Field(
         "auto", description="auto: bf16 where the GPU has it, fp16 on other GPUs, no on the CPU."
     )
+    attention: Annotated[Attention, BeforeValidator(_unquote)] = Field(
+        "auto", description="auto: torch's own (sdpa). xformers: tried at the start, and an error if it does not work."
+    )
     gradient_checkpointing: Flag = Field(False, description="Slower, less memory.")
+    not_cache_latents: Flag = Field(
+        False, description="Cut and encode the photos anew at every step: slower, and every crop is another."
+    )
     use_8bit_adam: Flag = Field(False, description="Less memory; needs a GPU, the usual AdamW serves elsewhere.")
     use_ema: Flag = Field(False, description="Keep a moving average of the weights and publish that.")
     ema_decay: Real = Field(0.9999, gt=0, lt=1, description="Of that average; it follows more closely at first.")
     snr_gamma: RealOrNone = Field(None, gt=0, description="Min-SNR weighting of the loss, usually 5; off when absent.")
     noise_offset: Real = Field(0.0, ge=0, le=1, description="Noise common to a channel: darker darks, lighter lights.")
+    aspect_buckets: Flag = Field(False, description="Keep upright and wide photos so, instead of cutting them square.")
     random_flip: Flag = Field(False, description="Also train on mirror images; not for subjects that carry text.")
     save_steps: Whole = Field(200, ge=1, description="Steps between two checkpoints.")
     lr_warmup_steps: Whole = Field(0, ge=0)
@@ -151,6 +181,11 @@ class Hyperparameters(BaseModel):
     seed: Whole = Field(0, ge=0, lt=2**32)
     compute_fid: Flag = Field(False, description="Accepted for JumpStart's sake; only False is served so far.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_aliases(cls, values: Any) -> Any:
+        return renamed(values, ALIASES) if isinstance(values, Mapping) else values
+
     @field_validator("compute_fid")
     @classmethod
     def _no_fid_yet(cls, value: bool) -> bool:
@@ -170,14 +205,50 @@ class Hyperparameters(BaseModel):
             return self.max_steps
         return self.epochs * math.ceil(instance_images / (self.batch_size * self.gradient_accumulation_steps))
 
-    @classmethod
-    def from_sagemaker(cls, values: dict[str, str]) -> Self:
-        """Reads hyperparameters.json. Raises pydantic.ValidationError naming the field and the allowed range."""
-        return cls.model_validate({k: v for k, v in values.items() if not k.startswith(FOREIGN_KEY_PREFIXES)})
-
     def to_sagemaker(self) -> dict[str, str]:
         """The map that CreateTrainingJob wants: text only, defaults included, None left out."""
         return {name: str(value) for name, value in self.model_dump().items() if value is not None}
+
+
+def renamed(values: Mapping[Any, Any], names: Mapping[str, str]) -> dict[Any, Any]:
+    """The same values under their own names. Raises ValueError if one is given twice."""
+    result: dict[Any, Any] = {}
+    for key, value in values.items():
+        name = names.get(key, key)
+        if name in result:
+            raise ValueError(f"{name} is given twice, once as {key if key != name else 'another name of it'}")
+        result[name] = value
+    return result
+
+
+class JobHyperparameters(BaseModel):
+    """The whole map of a training job: how to train, and, for jobs made by hand, what.
+
+    What is None stands in dataset_info.json or in the base model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instance_prompt: Prompt | None = None
+    class_prompt: Prompt | None = None
+    base_model: str | None = None
+    memory_tier: Whole = Field(0, ge=0, le=HIGHEST_MEMORY_TIER)
+    training: Hyperparameters = Hyperparameters()
+
+    @classmethod
+    def from_sagemaker(cls, values: Mapping[str, str]) -> Self:
+        """Reads hyperparameters.json. Raises pydantic.ValidationError naming the field and the allowed range."""
+        own = {key: value for key, value in values.items() if not key.startswith(FOREIGN_KEY_PREFIXES)}
+        subject, training = split_subject_keys(own)
+        tier = {MEMORY_TIER: training.pop(MEMORY_TIER)} if MEMORY_TIER in training else {}
+        unquoted = {key: _unquote(value) for key, value in subject.items()}
+        return cls.model_validate({**unquoted, **tier, "training": training})
+
+
+def split_subject_keys(values: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """(what is about the subject, under our names; the rest). Raises ValueError if one is given twice."""
+    subject = {key: value for key, value in values.items() if key in SUBJECT_KEYS}
+    return renamed(subject, SUBJECT_KEYS), {key: value for key, value in values.items() if key not in SUBJECT_KEYS}
 
 
 class TrainingDefaults(BaseModel):
@@ -207,21 +278,41 @@ class TrainingDefaults(BaseModel):
 
 
 def settle_hyperparameters(
-    asked: Hyperparameters, defaults: TrainingDefaults, resolution: int, class_prompt: str | None
+    asked: Hyperparameters, defaults: TrainingDefaults, resolution: int, *, has_classes: bool
 ) -> Hyperparameters:
     """What was set explicitly wins, then the base model's default for the method, then the contract's.
 
     A default yields to what it would contradict: max_steps to epochs that were asked for, prior preservation to a
-    missing class prompt. `resolution` is the base model's own. Settling twice is settling once, also after a dump.
+    missing class prompt (has_classes: every subject has one). `resolution` is the base model's own. Settling twice is
+    settling once, also after a dump.
     """
     default = defaults.of(asked.method)
     left_open = default.model_fields_set - asked.model_fields_set
     if "epochs" in asked.model_fields_set:
         left_open -= {"max_steps"}
-    if class_prompt is None:
+    if not has_classes:
         left_open -= {"with_prior_preservation"}
     settled = asked.model_copy(update={name: getattr(default, name) for name in left_open})
     return settled.model_copy(update={"resolution": settled.resolution or resolution})
+
+
+class Concept(BaseModel):
+    """One of several subjects that are trained together: its photos, and what it is called."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="Of the dataset, with this subject's photos."
+    )
+    instance_prompt: Prompt
+    class_prompt: Prompt | None = None
+
+    @field_validator("folder")
+    @classmethod
+    def _is_not_the_class_images(cls, value: str) -> str:
+        if value == CLASS_IMAGES.rstrip("/"):
+            raise ValueError("this folder holds class images")
+        return value
 
 
 class DatasetInfo(BaseModel):
@@ -232,13 +323,36 @@ class DatasetInfo(BaseModel):
     instance_prompt: Prompt = Field(description="Names the subject by a rare word: a photo of sks dog.")
     class_prompt: Prompt | None = Field(None, description="The same without the rare word: a photo of a dog.")
     base_model: str | None = Field(None, max_length=32, description="Id of an imported base model.")
+    concepts: list[Concept] = Field(
+        default_factory=list, max_length=MAX_CONCEPTS, description="Further subjects, each in a folder of its own."
+    )
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lift_subject_keys(cls, values: Any) -> Any:
+        """Prompts and base model may stand among the hyperparameters, where other trainers have them."""
+        if not (isinstance(values, Mapping) and isinstance(values.get("hyperparameters"), Mapping)):
+            return values
+        subject, training = split_subject_keys(values["hyperparameters"])
+        twice = sorted(subject.keys() & {key for key, value in values.items() if value is not None})
+        if twice:
+            raise ValueError(f"{twice[0]} is given twice, once among the hyperparameters")
+        return {**values, **subject, "hyperparameters": training}
 
     @model_validator(mode="after")
     def _prior_needs_a_class(self) -> Self:
-        if self.hyperparameters.with_prior_preservation and not self.class_prompt:
-            raise ValueError("with_prior_preservation needs a class_prompt")
+        nameless = [concept.folder for concept in self.concepts if not concept.class_prompt]
+        if self.hyperparameters.with_prior_preservation and (nameless or not self.class_prompt):
+            raise ValueError(f"with_prior_preservation needs a class_prompt{f' of {nameless[0]}' if nameless else ''}")
         return self
+
+    @field_validator("concepts")
+    @classmethod
+    def _folders_differ(cls, value: list[Concept]) -> list[Concept]:
+        if len({concept.folder for concept in value}) < len(value):
+            raise ValueError("two concepts have the same folder")
+        return value
 
     @classmethod
     def parse(cls, content: bytes) -> Self:
@@ -268,7 +382,14 @@ class TrainingRequest(BaseModel):
     base_model: str
     instance_prompt: Prompt
     class_prompt: Prompt | None
+    concepts: list[Concept] = []
     hyperparameters: Hyperparameters
+
+    @property
+    def class_prompts(self) -> list[str]:
+        """Each once."""
+        prompts = [self.class_prompt, *(concept.class_prompt for concept in self.concepts)]
+        return list(dict.fromkeys(prompt for prompt in prompts if prompt))
 
     def dataset_info(self) -> DatasetInfo:
         """What the training container reads beside the images."""
@@ -276,6 +397,7 @@ class TrainingRequest(BaseModel):
             instance_prompt=self.instance_prompt,
             class_prompt=self.class_prompt,
             base_model=self.base_model,
+            concepts=self.concepts,
             hyperparameters=self.hyperparameters,
         )
 
@@ -308,15 +430,23 @@ def describe(error: ValidationError) -> str:
         fields = [str(part) for part in item["loc"] if not _UNION_MEMBER.match(str(part))]
         path = _short(".".join(fields) or "the document")
         if item["type"] == "extra_forbidden":
-            return f"{path}: unknown field"
+            return f"{path}: unknown field{_alike(fields[-1])}"
         if item["type"] == "missing":
             return f"{path}: missing"
+        if item["type"] == "value_error" and isinstance(item["input"], Mapping):  # of the whole, which is long
+            return f"{path}: {item['msg'].removeprefix('Value error, ')}"
         return f"{path}: {item['msg']} (got {_short(repr(item['input']))})"
 
     problems = error.errors(include_url=False)
     more = len(problems) - MAX_NAMED_PROBLEMS
     named = "; ".join(one(item) for item in problems[:MAX_NAMED_PROBLEMS])
     return named if more <= 0 else f"{named}; and {more} more"
+
+
+def _alike(name: str) -> str:
+    known = [*Hyperparameters.model_fields, *ALIASES, *DatasetInfo.model_fields]
+    close = difflib.get_close_matches(name[:60], known, n=1, cutoff=0.75)
+    return f" (is {close[0]} meant?)" if close else ""
 
 
 def _short(text: str) -> str:

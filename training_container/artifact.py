@@ -19,11 +19,12 @@ from contracts.artifact import (
     SampleCheck,
     TrainingSummary,
 )
-from contracts.training import Hyperparameters
+from contracts.training import Concept, Hyperparameters
 from training_container.base_model import sha256_of
 from training_container.dreambooth.lora import save_adapters
 from training_container.dreambooth.sampling import Drawn
 from training_container.dreambooth.trainable import Trainable
+from training_container.model_card import MODEL_CARD, PictureCount, render_model_card
 from training_container.platform import write_atomically
 from training_container.settings import TrainingSettings
 
@@ -89,25 +90,35 @@ def library_versions() -> dict[str, str]:
 
 
 def write_artifact(
-    directory: Path, manifest: BaseModelManifest, settings: TrainingSettings, summary: TrainingSummary
+    directory: Path,
+    manifest: BaseModelManifest,
+    settings: TrainingSettings,
+    summary: TrainingSummary,
+    pictures: PictureCount,
 ) -> Artifact:
-    """Describes every file that is in the directory by now."""
+    """Adds the model card and describes every file that is in the directory by then."""
+    described = Artifact(
+        method=settings.hyperparameters.method,
+        base_model=manifest.id,
+        base_model_checksum=manifest.checksum,
+        instance_prompt=settings.main.instance_prompt,
+        class_prompt=settings.main.class_prompt,
+        concepts=[
+            Concept(folder=other.folder, instance_prompt=other.instance_prompt, class_prompt=other.class_prompt)
+            for other in settings.subjects[1:]
+        ],
+        resolution=settings.hyperparameters.resolution or manifest.resolution,
+        hyperparameters=settings.hyperparameters,
+        training=summary,
+        versions=library_versions(),
+        files=[],
+    )
+    (directory / MODEL_CARD).write_text(render_model_card(described, manifest, pictures), encoding="utf-8")
     files = [
         FileEntry(path=path.relative_to(directory).as_posix(), size=path.stat().st_size, sha256=sha256_of(path))
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     ]
-    artifact = Artifact(
-        method=settings.hyperparameters.method,
-        base_model=manifest.id,
-        base_model_checksum=manifest.checksum,
-        instance_prompt=settings.instance_prompt,
-        class_prompt=settings.class_prompt,
-        resolution=settings.hyperparameters.resolution or manifest.resolution,
-        hyperparameters=settings.hyperparameters,
-        training=summary,
-        versions=library_versions(),
-        files=files,
-    )
+    artifact = described.model_copy(update={"files": files})
     write_atomically(directory / ARTIFACT, artifact.model_dump_json(indent=2))
     return artifact

@@ -63,6 +63,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def frame_multiple(directory: Path) -> int:
+    """Pixels: every network of the model halves a side of such a multiple without a remainder.
+
+    Raises InvalidBaseModel.
+    """
+    try:
+        levels = [
+            len(json.loads((directory / part / "config.json").read_text())["block_out_channels"])
+            for part in ("vae", "unet")
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidBaseModel(f"The base model's configuration cannot be read ({error}).") from error
+    return int(2 ** (sum(levels) - 2))
+
+
 def load_base_model(directory: Path, manifest: BaseModelManifest) -> BaseModel:
     """Raises InvalidBaseModel if a part does not load or is not a Stable Diffusion part."""
     options = {"torch_dtype": torch.float32, "use_safetensors": True, "local_files_only": True}

@@ -1,4 +1,4 @@
-"""What to train: the dataset's dataset_info.json, the job's hyperparameters and the memory tier, made one."""
+"""What to train: the dataset's dataset_info.json and the job's hyperparameters, made one."""
 
 from __future__ import annotations
 
@@ -7,77 +7,74 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from contracts.errors import InvalidDatasetInfo, InvalidRequest
+from contracts.errors import InvalidBaseModel, InvalidDatasetInfo, InvalidRequest
 from contracts.storage import DATASET_INFO
-from contracts.training import (
-    HIGHEST_MEMORY_TIER,
-    MEMORY_TIER,
-    DatasetInfo,
-    Hyperparameters,
-    TrainingDefaults,
-    describe,
-)
+from contracts.training import DatasetInfo, Hyperparameters, JobHyperparameters, describe
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Photos in one folder that show one thing."""
+
+    folder: str  # of the dataset; empty for its top level
+    instance_prompt: str
+    class_prompt: str | None
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    instance_prompt: str
-    class_prompt: str | None
+    subjects: tuple[Subject, ...]  # the one that the dataset is named after first
     hyperparameters: Hyperparameters
     memory_tier: int
-    eight_bit_adam: bool  # wanted; used where the library and a GPU are there
+    base_model: str | None  # the id that is asked for, if one is
+
+    @property
+    def main(self) -> Subject:
+        return self.subjects[0]
+
+    @property
+    def class_prompts(self) -> list[str]:
+        """Those that prior preservation needs pictures of, each once."""
+        if not self.hyperparameters.with_prior_preservation:
+            return []
+        return list(dict.fromkeys(subject.class_prompt for subject in self.subjects if subject.class_prompt))
 
 
 def read_settings(dataset: Path, job_hyperparameters: dict[str, str]) -> TrainingSettings:
     """As asked: the job's hyperparameters win over those in dataset_info.json, and what neither sets stays unset.
 
-    Raises InvalidDatasetInfo and InvalidRequest (naming the hyperparameter and its allowed range).
+    A job that names its instance_prompt needs no dataset_info.json. Raises InvalidDatasetInfo and InvalidRequest
+    (naming the hyperparameter and its allowed range).
     """
-    path = dataset / DATASET_INFO
-    if not path.is_file():
-        raise InvalidDatasetInfo("The dataset has no dataset_info.json.")
-    info = DatasetInfo.parse(path.read_bytes())
-    job = dict(job_hyperparameters)
-    tier = parse_memory_tier(job.pop(MEMORY_TIER, "0"))
     try:
-        of_job = Hyperparameters.from_sagemaker(job)
+        job = JobHyperparameters.from_sagemaker(job_hyperparameters)
     except ValidationError as error:
         raise InvalidRequest(f"Hyperparameters: {describe(error)}.") from error
-    asked = info.hyperparameters.model_copy(update=of_job.model_dump(exclude_unset=True))
-    if asked.with_prior_preservation and not info.class_prompt:
-        raise InvalidDatasetInfo("with_prior_preservation needs a class_prompt in dataset_info.json.")
-    return TrainingSettings(
-        instance_prompt=info.instance_prompt,
-        class_prompt=info.class_prompt,
-        hyperparameters=asked,
-        memory_tier=tier,
-        eight_bit_adam=tier >= 2 or asked.use_8bit_adam,
+    except ValueError as error:
+        raise InvalidRequest(f"Hyperparameters: {error}.") from error
+    info = _read_info(dataset / DATASET_INFO, job)
+    asked = info.hyperparameters.model_copy(update=job.training.model_dump(exclude_unset=True))
+    subjects = (
+        Subject("", job.instance_prompt or info.instance_prompt, job.class_prompt or info.class_prompt),
+        *(Subject(concept.folder, concept.instance_prompt, concept.class_prompt) for concept in info.concepts),
     )
+    if asked.with_prior_preservation and not all(subject.class_prompt for subject in subjects):
+        raise InvalidDatasetInfo("with_prior_preservation needs a class_prompt of every subject.")
+    return TrainingSettings(subjects, asked, job.memory_tier, job.base_model or info.base_model)
 
 
-def parse_memory_tier(text: str) -> int:
-    """'2' or '"2"' -> 2. Raises InvalidRequest."""
-    plain = text.strip().strip('"')
-    if not plain.isascii() or not plain.isdigit() or int(plain) > HIGHEST_MEMORY_TIER:
-        raise InvalidRequest(f"Hyperparameters: memory_tier: 0 to {HIGHEST_MEMORY_TIER} is wanted (got {text[:40]!r}).")
-    return int(plain)
+def _read_info(path: Path, job: JobHyperparameters) -> DatasetInfo:
+    if path.is_file():
+        return DatasetInfo.parse(path.read_bytes())
+    if job.instance_prompt:
+        return DatasetInfo(instance_prompt=job.instance_prompt)
+    raise InvalidDatasetInfo("The dataset has no dataset_info.json, and the job has no instance_prompt.")
 
 
-def fit_to_memory_tier(asked: Hyperparameters, tier: int, defaults: TrainingDefaults) -> Hyperparameters:
-    """0: as asked; 1: gradient checkpointing; 2: also one picture at a time; 3: also LoRA of half the rank."""
-    changes: dict[str, object] = {}
-    if tier >= 1:
-        changes["gradient_checkpointing"] = True
-    if tier >= 2:
-        changes["batch_size"] = 1
-        changes["gradient_accumulation_steps"] = asked.gradient_accumulation_steps * asked.batch_size
-        changes["sample_batch_size"] = 1
-    if tier >= 3:
-        changes["method"] = "lora"
-        changes["lora_rank"] = max(1, asked.lora_rank // 2)
-        if asked.lora_alpha is not None:
-            changes["lora_alpha"] = asked.lora_alpha / 2  # keeps alpha / rank, the scale of the update
-        if asked.method == "full":
-            # a rate meant for all weights is far too small for LoRA's
-            changes["learning_rate"] = defaults.lora.learning_rate
-    return asked.model_copy(update=changes)
+def require_base_model(asked: str | None, mounted: str) -> None:
+    """Raises InvalidBaseModel when the model channel holds another base model than the one that is asked for."""
+    if asked is not None and asked != mounted:
+        raise InvalidBaseModel(
+            f"The job asks for base model {asked}, but its model channel holds {mounted}.",
+            "Point the model channel at the base model's prefix, or leave the base model out of the job.",
+        )

@@ -7,20 +7,20 @@ import logging
 import math
 import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from contracts.artifact import BaseModelManifest, TrainingSummary
 from contracts.errors import TrainingStopped
-from contracts.training import settle_hyperparameters
+from contracts.training import Hyperparameters, settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
-from training_container.base_model import BaseModel, load_base_model, verify_base_model
+from training_container.base_model import BaseModel, frame_multiple, load_base_model, verify_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
 from training_container.dreambooth.average import WeightAverage
-from training_container.dreambooth.batches import encode_pictures
+from training_container.dreambooth.batches import TrainingSet, encode_always, encode_once
 from training_container.dreambooth.dataset import (
     CropRule,
+    Frame,
     Picture,
     read_class_pictures,
     read_instance_pictures,
@@ -30,14 +30,17 @@ from training_container.dreambooth.evaluation import held_out_loss
 from training_container.dreambooth.latents import encode_moments, scaling_factor_of
 from training_container.dreambooth.loop import Learner, Reading, RunState, run_loop
 from training_container.dreambooth.optimizer import build_optimizer, build_scaler
-from training_container.dreambooth.precision import Precision, release
+from training_container.dreambooth.precision import Precision, release, visible_gpu
 from training_container.dreambooth.prior import class_image_folder, generate_class_images
 from training_container.dreambooth.sampling import GUIDANCE_SCALE, Drawn, Sampler
 from training_container.dreambooth.schedule import NoiseSchedule
 from training_container.dreambooth.text import PromptTable
 from training_container.dreambooth.trainable import Trainable, make_trainable
+from training_container.footprint import FootprintOf
+from training_container.memory import plan_memory
+from training_container.model_card import PictureCount
 from training_container.platform import Platform
-from training_container.settings import TrainingSettings, fit_to_memory_tier, read_settings
+from training_container.settings import TrainingSettings, read_settings, require_base_model
 
 logger = logging.getLogger("training")
 
@@ -48,8 +51,12 @@ NO_PROMPT = ""
 @dataclasses.dataclass(frozen=True)
 class Photos:
     instance: list[Picture]
-    prior: list[Picture]  # those that came with the dataset
+    prior: dict[str, list[Picture]]  # by class prompt: those that came with the dataset
     rule: CropRule
+
+    @property
+    def frames(self) -> list[Frame]:
+        return list(dict.fromkeys(picture.frame for picture in self.instance))
 
 
 @dataclasses.dataclass
@@ -65,11 +72,13 @@ def train(platform: Platform) -> None:
     """Raises a DreamdropError, or whatever the libraries raise; the caller reports it."""
     asked = read_settings(platform.dataset, platform.hyperparameters())
     manifest = verify_base_model(platform.base_model)
-    settings, precision = settle(asked, manifest)
-    photos = read_photos(platform.dataset, settings)
-    total_steps = settings.hyperparameters.total_steps(len(photos.instance))
+    require_base_model(asked.base_model, manifest.id)
+    settled = settle(asked, manifest)
+    photos = read_photos(platform, settled)
+    total_steps = settled.hyperparameters.total_steps(len(photos.instance))
     platform.report_progress("loading", 0, total_steps)
     base = load_base_model(platform.base_model, manifest)
+    settings, precision = fit_into_memory(settled, base)
     studio = furnish(base, settings, photos, precision)
 
     prior = prior_pictures(platform, studio, settings, manifest, photos, total_steps)
@@ -89,33 +98,59 @@ def train(platform: Platform) -> None:
     held_out_after = score()
 
     platform.report_progress("sampling", total_steps, total_steps)
-    samples = draw_samples(studio, settings.instance_prompt)
+    samples = draw_samples(studio, [subject.instance_prompt for subject in settings.subjects])
     platform.report_progress("saving", total_steps, total_steps)
-    save_model(platform, manifest, studio.model, settings, state, held_out_after, samples)
+    pictures = PictureCount(len(photos.instance), len({picture.sha256 for picture in prior}))
+    save_model(platform, manifest, studio.model, settings, state, held_out_after, samples, pictures)
     platform.report_progress("done", total_steps, total_steps, loss=mean_of_tenth(state.losses, last=True))
 
 
-def settle(asked: TrainingSettings, manifest: BaseModelManifest) -> tuple[TrainingSettings, Precision]:
-    """Leaves nothing to guess: what was left open, and what the memory tier and the device change, is written down."""
-    defaults = manifest.training_defaults
-    wanted = settle_hyperparameters(asked.hyperparameters, defaults, manifest.resolution, asked.class_prompt)
-    fitted = fit_to_memory_tier(wanted, asked.memory_tier, defaults)
-    precision = Precision.choose(fitted.mixed_precision)
-    hyperparameters = fitted.model_copy(
-        update={"mixed_precision": precision.mixed, "learning_rate": fitted.effective_learning_rate}
+def settle(asked: TrainingSettings, manifest: BaseModelManifest) -> TrainingSettings:
+    """What was left open is filled in, but for what the device decides."""
+    wanted = settle_hyperparameters(
+        asked.hyperparameters,
+        manifest.training_defaults,
+        manifest.resolution,
+        has_classes=all(subject.class_prompt for subject in asked.subjects),
     )
-    logger.info("memory tier %d on %s: %s", asked.memory_tier, precision.device, hyperparameters.to_sagemaker())
-    return dataclasses.replace(asked, hyperparameters=hyperparameters), precision
+    return dataclasses.replace(asked, hyperparameters=wanted)
 
 
-def read_photos(dataset: Path, settings: TrainingSettings) -> Photos:
+def fit_into_memory(settings: TrainingSettings, base: BaseModel) -> tuple[TrainingSettings, Precision]:
+    """Leaves nothing to guess: what the device and its memory decide is written down, for the log and the artifact."""
+    gpu = visible_gpu()
+    precision = Precision.choose(settings.hyperparameters.mixed_precision)
+    wanted = settings.hyperparameters.model_copy(update={"mixed_precision": precision.mixed})
+    plan = plan_memory(wanted, base.manifest.training_defaults, settings.memory_tier, gpu, FootprintOf(base, precision))
+    fitted = plan.hyperparameters
+    logger.info("memory tier %d: %s", settings.memory_tier, plan.describe(gpu))
+    logger.info("%s: %s", precision.device, fitted.to_sagemaker())
+    settled = fitted.model_copy(update={"learning_rate": fitted.effective_learning_rate})
+    return dataclasses.replace(settings, hyperparameters=settled), precision
+
+
+def read_photos(platform: Platform, settings: TrainingSettings) -> Photos:
     wanted = settings.hyperparameters
-    rule = CropRule(wanted.resolution or 0, wanted.center_crop, wanted.seed, mirrored=wanted.random_flip)
-    instance = read_instance_pictures(dataset, settings.instance_prompt, rule)
-    prior: list[Picture] = []
-    if wanted.with_prior_preservation and settings.class_prompt:
-        prior = read_class_pictures(dataset, settings.class_prompt, wanted.num_class_images, class_rule(rule))
-    return Photos(instance, prior, rule)
+    rule = CropRule(
+        wanted.resolution or 0,
+        wanted.center_crop,
+        wanted.seed,
+        mirrored=wanted.random_flip,
+        multiple=frame_multiple(platform.base_model) if wanted.aspect_buckets else None,
+    )
+    instance = [
+        picture
+        for subject in settings.subjects
+        for picture in read_instance_pictures(platform.dataset / subject.folder, subject.instance_prompt, rule)
+    ]
+    photos = Photos(instance, {}, rule)
+    for subject in settings.subjects:
+        if subject.class_prompt in settings.class_prompts:
+            given = photos.prior.setdefault(subject.class_prompt, [])
+            room = wanted.num_class_images - len(given) // len(photos.frames)
+            folder = platform.dataset / subject.folder
+            given += read_class_pictures(folder, subject.class_prompt, room, class_rule(rule), photos.frames)
+    return photos
 
 
 def class_rule(rule: CropRule) -> CropRule:
@@ -128,10 +163,8 @@ def furnish(base: BaseModel, settings: TrainingSettings, photos: Photos, precisi
     wanted = settings.hyperparameters
     model = make_trainable(base.unet, base.text_encoder, wanted, precision)
     precision.move(base.vae)
-    prompts = [NO_PROMPT, settings.instance_prompt, *(picture.prompt for picture in photos.instance)]
-    if settings.class_prompt:
-        prompts.append(settings.class_prompt)
-    prompts += [picture.prompt for picture in photos.prior]
+    prompts = [NO_PROMPT, *(subject.instance_prompt for subject in settings.subjects), *settings.class_prompts]
+    prompts += [picture.prompt for pictures in (photos.instance, *photos.prior.values()) for picture in pictures]
     table = PromptTable(prompts, base.tokenizer, base.text_encoder, precision, trained=wanted.train_text_encoder)
     if not wanted.train_text_encoder:
         release(base.text_encoder)
@@ -155,31 +188,36 @@ def prior_pictures(
     photos: Photos,
     total_steps: int,
 ) -> list[Picture]:
-    """The class pictures of the dataset and, up to num_class_images, some that the base model draws."""
+    """The class pictures of the dataset and, up to num_class_images of each class, some that the base model draws."""
     wanted = settings.hyperparameters
-    if not (wanted.with_prior_preservation and settings.class_prompt):
-        return []
-    shortfall = wanted.num_class_images - len(photos.prior)
-    if shortfall <= 0:
-        return photos.prior
+    pictures: list[Picture] = []
+    for class_prompt in settings.class_prompts:
+        given = photos.prior[class_prompt]
+        pictures += given
+        shortfall = wanted.num_class_images - len(given) // len(photos.frames)
+        if shortfall <= 0:
+            continue
+        on_batch = partial(tell_class_images, platform, class_prompt, shortfall, total_steps)
+        identity = (manifest.checksum, class_prompt, wanted.resolution, wanted.seed, wanted.sample_batch_size)
+        with torch.no_grad():
+            files = generate_class_images(
+                class_image_folder(platform.checkpoints, *identity),
+                shortfall,
+                wanted.sample_batch_size,
+                studio.sampler,
+                studio.prompts.embeddings([studio.prompts.row(class_prompt)]),
+                studio.prompts.embeddings([studio.prompts.row(NO_PROMPT)]),
+                on_batch,
+            )
+        pictures += read_pictures(files, class_prompt, class_rule(photos.rule), photos.frames)
+    return pictures
 
-    def on_batch(done: int) -> None:
-        platform.raise_if_stopped()
-        platform.report_progress("class_images", 0, total_steps)
-        logger.info("class pictures: %d of %d", done, shortfall)
 
-    identity = (manifest.checksum, settings.class_prompt, wanted.resolution, wanted.seed, wanted.sample_batch_size)
-    with torch.no_grad():
-        files = generate_class_images(
-            class_image_folder(platform.checkpoints, *identity),
-            shortfall,
-            wanted.sample_batch_size,
-            studio.sampler,
-            studio.prompts.embeddings([studio.prompts.row(settings.class_prompt)]),
-            studio.prompts.embeddings([studio.prompts.row(NO_PROMPT)]),
-            on_batch,
-        )
-    return photos.prior + read_pictures(files, settings.class_prompt, class_rule(photos.rule))
+def tell_class_images(platform: Platform, class_prompt: str, wanted: int, total_steps: int, done: int) -> None:
+    """Raises TrainingStopped once SIGTERM has come."""
+    platform.raise_if_stopped()
+    platform.report_progress("class_images", 0, total_steps)
+    logger.info("class pictures: %d of %d of %r", done, wanted, class_prompt)
 
 
 def prepare_learner(
@@ -194,22 +232,34 @@ def prepare_learner(
     platform.raise_if_stopped()
     platform.report_progress("encoding", 0, total_steps)
     precision = studio.model.precision
-    encode = partial(encode_moments, base.vae, precision=precision)
-    data = encode_pictures(instance, prior, encode, studio.prompts.row)
-    release(base.vae)
     wanted = settings.hyperparameters
     weights = studio.model.parameters
     return Learner(
         model=studio.model,
         prompts=studio.prompts,
-        data=data,
+        data=encode_all(base, studio, wanted, instance, prior),
         schedule=NoiseSchedule.from_scheduler_config(base.scheduler_config).to(precision.device),
-        optimizer=build_optimizer(weights.values(), wanted, precision, eight_bit=settings.eight_bit_adam),
+        optimizer=build_optimizer(weights.values(), wanted, precision),
         scaler=build_scaler(precision),
         settings=wanted,
         scaling_factor=scaling_factor_of(base.vae),
         average=WeightAverage(weights, wanted.ema_decay) if wanted.use_ema else None,
     )
+
+
+def encode_all(
+    base: BaseModel, studio: Studio, wanted: Hyperparameters, instance: list[Picture], prior: list[Picture]
+) -> TrainingSet:
+    """Class pictures have one crop each, so they are always encoded once."""
+    encode = partial(encode_moments, base.vae, precision=studio.model.precision)
+    encode_photo = encode_always if wanted.not_cache_latents else encode_once
+    data = TrainingSet(
+        [encode_photo(picture, encode, studio.prompts.row(picture.prompt)) for picture in instance],
+        [encode_once(picture, encode, studio.prompts.row(picture.prompt)) for picture in prior],
+    )
+    if not wanted.not_cache_latents:
+        release(base.vae)
+    return data
 
 
 def score_photos(learner: Learner) -> float:
@@ -220,7 +270,7 @@ def score_photos(learner: Learner) -> float:
         return held_out_loss(
             learner.model.predict,
             learner.schedule,
-            learner.data.moments[[photo.first_row for photo in photos]],
+            [photo.moments(0) for photo in photos],
             learner.prompts.embeddings([photo.prompt_row for photo in photos]),
             scaling_factor=learner.scaling_factor,
         )
@@ -258,16 +308,17 @@ def tell(platform: Platform, total_steps: int, reading: Reading) -> None:
     )
 
 
-def draw_samples(studio: Studio, instance_prompt: str) -> list[Drawn]:
+def draw_samples(studio: Studio, prompts: list[str]) -> list[Drawn]:
     studio.model.train_mode(False)
     studio.model.precision.move(studio.sampler.vae)
+    table = studio.prompts
+    drawn: list[Drawn] = []
     with torch.no_grad():
-        return studio.sampler.draw(
-            studio.prompts.embeddings([studio.prompts.row(instance_prompt)]),
-            studio.prompts.embeddings([studio.prompts.row(NO_PROMPT)]),
-            "sample",
-            range(SAMPLE_PICTURES),
-        )
+        for prompt in prompts:
+            numbers = range(len(drawn), len(drawn) + SAMPLE_PICTURES)
+            empty = table.embeddings([table.row(NO_PROMPT)])
+            drawn += studio.sampler.draw(table.embeddings([table.row(prompt)]), empty, "sample", numbers)
+    return drawn
 
 
 def save_model(
@@ -278,6 +329,7 @@ def save_model(
     state: RunState,
     held_out_after: float,
     samples: list[Drawn],
+    pictures: PictureCount,
 ) -> None:
     empty_directory(platform.model)
     save_weights(platform.model, platform.base_model, manifest, model, settings.hyperparameters)
@@ -290,7 +342,7 @@ def save_model(
         held_out_after=held_out_after,
         samples=save_samples(platform.model, samples),
     )
-    write_artifact(platform.model, manifest, settings, summary)
+    write_artifact(platform.model, manifest, settings, summary, pictures)
 
 
 def mean_of_tenth(losses: list[float | None], *, last: bool) -> float:

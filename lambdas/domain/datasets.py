@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.errors import EmptyDataset, InvalidFileName, TooManyImages
 from contracts.pipeline import Run, TakenFile
 from contracts.storage import CLASS_IMAGES, DATASET_INFO
-from contracts.training import IMAGE_EXTENSIONS, MAX_CLASS_IMAGES, MAX_INSTANCE_IMAGES
+from contracts.training import CAPTION_EXTENSION, IMAGE_EXTENSIONS, MAX_CLASS_IMAGES, MAX_INSTANCE_IMAGES
 
 MAX_FILE_NAME = 255  # bytes, of Linux
 SHOWN = 5
@@ -20,9 +21,9 @@ KEPT_IGNORED = 20
 
 @dataclass(frozen=True)
 class Layout:
-    info: TakenFile | None
     instance_images: list[TakenFile]
     class_images: list[TakenFile]
+    captions: list[TakenFile]
     ignored: list[str]
 
 
@@ -56,26 +57,35 @@ def is_settled_by(run: Run, newest: bool, newest_upload: datetime) -> bool:
     return newest and not (run.status == "failed" and newest_upload > run.stages[-1].at)
 
 
-def lay_out(files: list[TakenFile]) -> Layout:
-    """Raises InvalidFileName, EmptyDataset or TooManyImages."""
+def info_of(files: list[TakenFile]) -> TakenFile | None:
+    return next((file for file in files if file.path == DATASET_INFO), None)
+
+
+def lay_out(files: list[TakenFile], concepts: Sequence[str] = ()) -> Layout:
+    """concepts: folders with the photos of further subjects. Raises InvalidFileName, EmptyDataset or TooManyImages."""
     unsafe = [file.path for file in files if not _is_safe(file.path)]
     if unsafe:
         raise InvalidFileName(f"These file names are not usable: {names(unsafe)}.")
-    info = next((file for file in files if file.path == DATASET_INFO), None)
-    instance = [file for file in files if "/" not in file.path and _is_image(file.path)]
-    klass = [file for file in files if _is_class_image(file.path)]
-    used = {file.path for file in [*instance, *klass]} | {DATASET_INFO}
+    folders = ["", *(f"{folder}/" for folder in concepts)]
+    instance = {folder: [file for file in files if _is_image_in(folder, file.path)] for folder in folders}
+    photos = [file for found in instance.values() for file in found]
+    klass = [file for folder in folders for file in files if _is_image_in(folder + CLASS_IMAGES, file.path)]
+    beside = {_stem(file.path) + CAPTION_EXTENSION for file in photos}
+    captions = [file for file in files if file.path in beside]
+    used = {file.path for file in [*photos, *klass, *captions]} | {DATASET_INFO}
     ignored = sorted(file.path for file in files if file.path not in used)
-    if not instance:
-        also = f" It holds only {names(ignored)}, which cannot be used." if ignored else ""
-        raise EmptyDataset(f"The dataset has no photo.{also}")
+    also = f" It holds only {names(ignored)}, which cannot be used." if ignored and not photos else ""
+    for folder, found in instance.items():
+        if not found:
+            where = f" in its folder {folder}, which dataset_info.json names" if folder else ""
+            raise EmptyDataset(f"The dataset has no photo{where}.{also}")
     for kind, found, limit in (
-        ("photos", instance, MAX_INSTANCE_IMAGES),
+        ("photos", photos, MAX_INSTANCE_IMAGES),
         ("class images", klass, MAX_CLASS_IMAGES),
     ):
         if len(found) > limit:
             raise TooManyImages(f"The dataset has {len(found)} {kind}; at most {limit} can be used.")
-    return Layout(info, sorted(instance, key=_path), sorted(klass, key=_path), ignored)
+    return Layout(sorted(photos, key=_path), sorted(klass, key=_path), sorted(captions, key=_path), ignored)
 
 
 def shortened(ignored: list[str]) -> list[str]:
@@ -95,11 +105,12 @@ def _is_safe(path: str) -> bool:
     )
 
 
-def _is_image(path: str) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+def _is_image_in(folder: str, path: str) -> bool:
+    """folder: empty, or with a slash at its end. Not of a folder below."""
+    name = path.removeprefix(folder)
+    is_there = path.startswith(folder) and "/" not in name
+    return is_there and name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
 
 
-def _is_class_image(path: str) -> bool:
-    inside = path.removeprefix(CLASS_IMAGES)
-    return inside != path and "/" not in inside and _is_image(path)
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0]

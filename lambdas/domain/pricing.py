@@ -49,13 +49,17 @@ def quote(
     instance_type: str,
     instance_images: int,
     class_images: int,
+    classes: int = 1,
     max_seconds: int,
     budget_dollars: float,
 ) -> Quote:
-    """The time limit is what the budget pays for. Raises OverBudget when the estimate exceeds it."""
+    """classes: how many different class prompts there are. The time limit is what the budget pays for.
+
+    Raises OverBudget when the estimate exceeds it.
+    """
     gpu, hourly = INSTANCES[instance_type]
     steps = wanted.total_steps(instance_images)
-    seconds = math.ceil(_estimate(gpu, wanted, steps, class_images))
+    seconds = math.ceil(_estimate(gpu, wanted, steps, wanted.num_class_images * classes - class_images))
     limit = min(max_seconds, int(budget_dollars / hourly * 3600))
     if seconds > limit:
         raise OverBudget(
@@ -72,11 +76,11 @@ def quote(
     )
 
 
-def _estimate(gpu: Gpu, wanted: Hyperparameters, steps: int, class_images: int) -> float:
+def _estimate(gpu: Gpu, wanted: Hyperparameters, steps: int, missing_class_images: int) -> float:
     area = ((wanted.resolution or _REFERENCE_SIDE) / _REFERENCE_SIDE) ** 2
     images_a_step = (
         wanted.batch_size * wanted.gradient_accumulation_steps * (2 if wanted.with_prior_preservation else 1)
     )
     step = (gpu.lora_step if wanted.method == "lora" else gpu.full_step) * images_a_step
-    missing = max(0, wanted.num_class_images - class_images) if wanted.with_prior_preservation else 0
+    missing = max(0, missing_class_images) if wanted.with_prior_preservation else 0
     return START_SECONDS + area * (steps * step + missing * gpu.class_image)

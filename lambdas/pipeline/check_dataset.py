@@ -17,7 +17,7 @@ from contracts.training import MAX_IMAGE_BYTES, DatasetInfo, TrainingRequest, se
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Subjects
-from lambdas.domain.datasets import Layout, lay_out, names, shortened
+from lambdas.domain.datasets import Layout, info_of, lay_out, names, shortened
 from lambdas.domain.images import TooLarge, Unreadable, inspect
 from lambdas.pipeline.state import state
 
@@ -43,9 +43,10 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
         error=None,
     )
     try:
-        layout = lay_out(TakenManifest.model_validate_json(content).files)
+        files = TakenManifest.model_validate_json(content).files
+        request = _request(bucket, taken.subject, info_of(files), env.default_base_model)
+        layout = lay_out(files, [concept.folder for concept in request.concepts])
         report = report.model_copy(update={"ignored": layout.ignored, "class_images": len(layout.class_images)})
-        request = _request(bucket, taken.subject, layout, env.default_base_model)
         report = report.model_copy(update={"request": request, "images": _judge(bucket, taken.subject, layout)})
         _refuse_bad_images(report.images)
         request = _settled(request, bucket.base_model(request.base_model))
@@ -65,24 +66,26 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
     )
 
 
-def _request(bucket: DataBucket, subject: str, layout: Layout, default_base_model: str) -> TrainingRequest:
-    if layout.info is None:
+def _request(bucket: DataBucket, subject: str, file: TakenFile | None, default_base_model: str) -> TrainingRequest:
+    if file is None:
         info = DatasetInfo.from_subject_name(subject)
     else:
-        info = DatasetInfo.parse(bucket.read_unchanged(dataset_prefix(subject) + DATASET_INFO, layout.info.etag))
+        info = DatasetInfo.parse(bucket.read_unchanged(dataset_prefix(subject) + DATASET_INFO, file.etag))
     return TrainingRequest(
         subject=subject,
         base_model=info.base_model or default_base_model,
         instance_prompt=info.instance_prompt,
         class_prompt=info.class_prompt,
+        concepts=info.concepts,
         hyperparameters=info.hyperparameters,
     )
 
 
 def _settled(request: TrainingRequest, base: BaseModelManifest) -> TrainingRequest:
     """Here, because from here on the request is JSON, in which nothing is left open any more."""
+    class_prompts = [request.class_prompt, *(concept.class_prompt for concept in request.concepts)]
     hyperparameters = settle_hyperparameters(
-        request.hyperparameters, base.training_defaults, base.resolution, request.class_prompt
+        request.hyperparameters, base.training_defaults, base.resolution, has_classes=all(class_prompts)
     )
     return request.model_copy(update={"hyperparameters": hyperparameters})
 
@@ -120,7 +123,7 @@ def _freeze(bucket: DataBucket, taken: DatasetTaken, layout: Layout, request: Tr
     with ThreadPoolExecutor(PARALLEL_READS) as copies:
         done = [
             copies.submit(bucket.copy_unchanged, source + file.path, file.etag, target + file.path)
-            for file in [*layout.instance_images, *layout.class_images]
+            for file in [*layout.instance_images, *layout.class_images, *layout.captions]
         ]
         for copy in done:
             copy.result()

@@ -23,6 +23,7 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
         instance_type=env.training_instance_types[checked.ladder_rung],
         instance_images=checked.instance_images,
         class_images=checked.class_images,
+        classes=len(checked.request.class_prompts),
         max_seconds=env.training_max_seconds,
         budget_dollars=env.training_budget_dollars,
     )

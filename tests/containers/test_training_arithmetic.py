@@ -188,7 +188,7 @@ def test_every_learning_rate_schedule_is_that_of_diffusers(name: LrScheduler) ->
 def updated(gradient: float, **settings: float) -> float:
     weight = torch.nn.Parameter(torch.ones(1))
     wanted = Hyperparameters(learning_rate=0.1, adam_weight_decay=0.0, **settings)  # type: ignore[arg-type]
-    optimizer = build_optimizer([weight], wanted, CPU, eight_bit=True)
+    optimizer = build_optimizer([weight], wanted.model_copy(update={"use_8bit_adam": True}), CPU)
     weight.grad = torch.full((1,), gradient)
     apply_update(optimizer, build_scaler(CPU), [weight], learning_rate=0.1, max_grad_norm=wanted.max_grad_norm)
     assert weight.grad is None
@@ -224,7 +224,7 @@ def test_the_held_out_loss_is_the_same_at_every_call() -> None:
 def test_scaled_fp16_gradients_give_the_update_of_plain_ones() -> None:
     half = Precision(torch.device("cpu"), "fp16")
     weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = build_optimizer([weight], Hyperparameters(adam_weight_decay=0.0), half, eight_bit=False)
+    optimizer = build_optimizer([weight], Hyperparameters(adam_weight_decay=0.0), half)
     scaler = build_scaler(half)
     scaler.scale(weight.sum()).backward()
     apply_update(optimizer, scaler, [weight], learning_rate=0.1, max_grad_norm=1.0)

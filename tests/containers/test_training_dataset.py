@@ -15,7 +15,9 @@ from contracts.errors import EmptyDataset, ImageTooLarge, TooManyImages, Unreada
 from contracts.training import MAX_INSTANCE_IMAGES
 from training_container.dreambooth.dataset import (
     CropRule,
-    crops_of,
+    Frame,
+    Picture,
+    frame_picture,
     image_files,
     open_picture,
     read_class_pictures,
@@ -25,6 +27,11 @@ from training_container.dreambooth.dataset import (
 RULE = CropRule(resolution=32, center=True, seed=0)
 PROMPT = "a photo of sks toy"
 QUARTERS = {(0, 0): (250, 10, 10), (1, 0): (10, 250, 10), (0, 1): (10, 10, 250), (1, 1): (250, 250, 10)}
+
+
+def framed(picture: Image.Image, rule: CropRule, frame: Frame | None = None) -> Picture:
+    wanted = frame or rule.frame_for(picture.size)
+    return frame_picture(picture, 0, rule, wanted, name="a.png", sha256="", prompt=PROMPT)
 
 
 def four_quarters(size: int = 32) -> Image.Image:
@@ -161,18 +168,21 @@ def test_class_pictures_are_counted_without_junk(tmp_path: Path) -> None:
     for name in ("1.png", "2.png", "3.png"):
         four_quarters().save(folder / name)
     (folder / ".DS_Store").write_bytes(b"")
-    assert len(read_class_pictures(tmp_path, "a toy", 100, RULE)) == 3
-    assert [picture.name for picture in read_class_pictures(tmp_path, "a toy", 2, RULE)] == ["1.png", "2.png"]
+    assert len(read_class_pictures(tmp_path, "a toy", 100, RULE, [(32, 32)])) == 3
+    assert [picture.name for picture in read_class_pictures(tmp_path, "a toy", 2, RULE, [(32, 32)])] == [
+        "1.png",
+        "2.png",
+    ]
 
 
 def test_a_centre_crop_is_the_middle_and_random_crops_are_seeded() -> None:
     wide = Image.new("RGB", (96, 32), (255, 0, 0))
     wide.paste((0, 0, 255), (32, 0, 64, 32))
-    (centre,) = crops_of(wide, 0, RULE)
+    (centre,) = framed(wide, RULE).crops
     assert centre.size == (32, 32)
     assert centre.getcolors() == [(1024, (0, 0, 255))]
     spread = CropRule(32, False, seed=1)
-    first, again = crops_of(wide, 0, spread), crops_of(wide, 0, spread)
+    first, again = framed(wide, spread).crops, framed(wide, spread).crops
     assert len(first) == 4
     assert [crop.tobytes() for crop in first] == [crop.tobytes() for crop in again]
     assert len({crop.tobytes() for crop in first}) > 1
@@ -181,7 +191,7 @@ def test_a_centre_crop_is_the_middle_and_random_crops_are_seeded() -> None:
 def test_mirror_images_are_extra_crops() -> None:
     picture = Image.new("RGB", (32, 32), (255, 0, 0))
     picture.paste((0, 0, 255), (0, 0, 16, 32))
-    plain, mirrored = crops_of(picture, 0, CropRule(32, True, 0, mirrored=True))
+    plain, mirrored = framed(picture, CropRule(32, True, 0, mirrored=True)).crops
     assert (plain.getpixel((0, 0)), plain.getpixel((31, 0))) == ((0, 0, 255), (255, 0, 0))
     assert (mirrored.getpixel((0, 0)), mirrored.getpixel((31, 0))) == ((255, 0, 0), (0, 0, 255))
 
@@ -189,5 +199,56 @@ def test_mirror_images_are_extra_crops() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 700), (33, 32), (5, 5)])
 def test_any_shape_gives_the_training_size(size: tuple[int, int]) -> None:
     for center in (True, False):
-        crops = crops_of(Image.new("RGB", size), 0, CropRule(32, center, 0))
+        crops = framed(Image.new("RGB", size), CropRule(32, center, 0)).crops
         assert {crop.size for crop in crops} == {(32, 32)}
+
+
+def test_a_fresh_crop_may_be_anywhere_and_a_centre_crop_stays_in_the_middle() -> None:
+    wide = Image.new("RGB", (96, 32))
+    wide.putdata([(column, 0, 0) for _ in range(32) for column in range(96)])
+    anywhere = framed(wide, CropRule(32, False, 0))
+    assert {anywhere.fresh_crop(draw).getpixel((0, 0)) for draw in range(200)} == {(left, 0, 0) for left in range(65)}
+    middle = framed(wide, RULE)
+    assert {middle.fresh_crop(draw).getpixel((0, 0)) for draw in range(50)} == {(32, 0, 0)}
+    turned = framed(wide, CropRule(32, True, 0, mirrored=True))
+    assert {turned.fresh_crop(draw).getpixel((0, 0)) for draw in range(50)} == {(32, 0, 0), (63, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("size", "frame"),
+    [
+        ((512, 512), (512, 512)),
+        ((600, 580), (512, 512)),
+        ((3000, 2000), (640, 384)),
+        ((2000, 3000), (384, 640)),
+        ((9000, 1000), (640, 384)),
+    ],
+)
+def test_a_photo_goes_into_the_bucket_of_its_shape(size: tuple[int, int], frame: Frame) -> None:
+    rule = CropRule(512, False, 0, multiple=64)
+    assert rule.frame_for(size) == frame
+    assert rule.frames[0] == (512, 512)
+    for width, height in rule.frames:
+        assert (width % 64, height % 64) == (0, 0)
+        assert width * height <= 512 * 512
+        assert max(width, height) <= 2 * min(width, height)
+
+
+def test_a_bucketed_photo_loses_little_and_a_square_one_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), (9, 9, 9)).save(tmp_path / "wide.png")
+    four_quarters(64).save(tmp_path / "square.png")
+    rule = CropRule(32, False, 0, multiple=8)
+    square, wide = read_instance_pictures(tmp_path, PROMPT, rule)
+    assert square.frame == (32, 32)
+    assert {crop.size for crop in wide.crops} == {wide.frame}
+    assert wide.frame[0] > wide.frame[1]
+    assert wide.scaled.width - wide.frame[0] + wide.scaled.height - wide.frame[1] <= 8
+
+
+def test_class_pictures_come_in_every_frame_that_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "class_data_dir").mkdir()
+    four_quarters().save(tmp_path / "class_data_dir" / "1.png")
+    frames: list[Frame] = [(32, 32), (40, 24)]
+    pictures = read_class_pictures(tmp_path, "a toy", 5, RULE, frames)
+    assert [picture.frame for picture in pictures] == frames
+    assert [picture.crops[0].size for picture in pictures] == frames

@@ -6,7 +6,10 @@ import hashlib
 import json
 import re
 import shutil
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from contracts.artifact import BaseModelManifest
-from contracts.errors import InvalidBaseModel, TrainingDiverged, UnreadableImage
-from contracts.training import Hyperparameters, TrainingDefaults, TrainingPhase, TrainingProgress
-from tests.containers.conftest import write_manifest
-from tests.containers.training_parts import artifact_of, build_job, run_job, weight_digests
+from contracts.errors import EmptyDataset, InvalidBaseModel, InvalidRequest, TrainingDiverged, UnreadableImage
+from contracts.training import Hyperparameters, JobHyperparameters, TrainingDefaults, TrainingPhase, TrainingProgress
+from tests.containers.conftest import draw_toy, write_manifest
+from tests.containers.training_parts import artifact_of, build_job, change_info, run_job, weight_digests
 from training_container import train as train_module
 from training_container.base_model import load_base_model, verify_base_model
+from training_container.dreambooth import attention as attention_module
 from training_container.dreambooth import loop as loop_module
 from training_container.dreambooth.loop import Learner
 from training_container.dreambooth.precision import Precision
@@ -170,7 +174,7 @@ def test_trained_weights_are_fp32_in_every_precision(
 @pytest.mark.parametrize("with_text", [False, True])
 def test_exactly_the_asked_weights_are_trainable(tiny_base_model: Path, method: str, with_text: bool) -> None:
     base = load_base_model(tiny_base_model, verify_base_model(tiny_base_model))
-    settings = Hyperparameters.from_sagemaker({"method": method, "train_text_encoder": str(with_text)})
+    settings = JobHyperparameters.from_sagemaker({"method": method, "train_text_encoder": str(with_text)}).training
     cpu = Precision(torch.device("cpu"), "no")
     names = make_trainable(base.unet, base.text_encoder, settings, cpu).parameters
     assert {name.split(".")[0] for name in names} == ({"unet", "text_encoder"} if with_text else {"unet"})
@@ -304,10 +308,12 @@ def test_what_neither_dataset_nor_job_sets_is_the_base_models(tmp_path: Path, ti
     manifest = verify_base_model(tiny_base_model).model_copy(
         update={"training_defaults": TrainingDefaults.model_validate(defaults)}
     )
+    base = load_base_model(tiny_base_model, manifest)
 
     def settled(info: dict[str, object], **job: str) -> Hyperparameters:
         (tmp_path / "dataset_info.json").write_text(json.dumps({"instance_prompt": "a photo of sks toy", **info}))
-        return train_module.settle(read_settings(tmp_path, job), manifest)[0].hyperparameters
+        chosen = train_module.settle(read_settings(tmp_path, job), manifest)
+        return train_module.fit_into_memory(chosen, base)[0].hyperparameters
 
     plain = settled({})
     assert (plain.learning_rate, plain.max_steps, plain.resolution) == (0.005, 3, 64)
@@ -317,7 +323,7 @@ def test_what_neither_dataset_nor_job_sets_is_the_base_models(tmp_path: Path, ti
     assert settled({}, learning_rate='"1e-4"').learning_rate == 1e-4
     assert settled({}, epochs="20").total_steps(2) == 40
     assert settled({}, method="full").learning_rate == 2e-6
-    assert settled({}, method="full", memory_tier="3").learning_rate == 0.005
+    assert settled({}, method="full", memory_tier="4").learning_rate == 0.005
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing", "no manifest", "unloadable"])
@@ -409,3 +415,87 @@ def test_sixteen_bit_base_weights_stay_sixteen_bit(tmp_path: Path, tiny_base_mod
     weights = load_file(job.model / "unet" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     assert json.loads((job.model / "artifact.json").read_text())["method"] == "full"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_encoding_at_every_step_gives_the_same_run_as_encoding_once(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, method: str
+) -> None:
+    """Of crops that are the same, since the photos are cut in the middle."""
+    options = {"method": method, "center_crop": True, "with_prior_preservation": True, "num_class_images": 2}
+    jobs = [
+        run_job(tmp_path / str(anew), tiny_base_model, small_dataset, not_cache_latents=anew, **options)
+        for anew in (False, True)
+    ]
+    assert weight_digests(jobs[0].model) == weight_digests(jobs[1].model)
+
+
+def test_photos_of_several_shapes_are_trained_in_their_shapes(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    real = loop_module.batch_at
+
+    def watch(*arguments: Any) -> Any:
+        batch = real(*arguments)
+        shapes.append(tuple(batch.moments.shape))
+        return batch
+
+    monkeypatch.setattr(loop_module, "batch_at", watch)
+    options = {"aspect_buckets": True, "with_prior_preservation": True, "num_class_images": 3, "batch_size": 2}
+    job = build_job(tmp_path / "job", tiny_base_model, small_dataset, max_steps=12, **options)
+    draw_toy((64, 128), 10).save(job.dataset / "tall.png")
+    draw_toy((150, 70), 20).save(job.dataset / "wide.png")
+    train(job)
+    assert {shape[0] for shape in shapes} == {4}
+    assert len({shape[2:] for shape in shapes}) >= 3
+    assert artifact_of(job).training.held_out_after < artifact_of(job).training.held_out_before
+
+
+def test_several_subjects_are_trained_in_one_job(tmp_path: Path, tiny_base_model: Path, small_dataset: Path) -> None:
+    cup = {"folder": "cup", "instance_prompt": "a photo of zwx cup", "class_prompt": "a photo of a cup"}
+    job = build_job(
+        tmp_path / "job", tiny_base_model, small_dataset, with_prior_preservation=True, num_class_images=2, batch_size=2
+    )
+    change_info(job, concepts=[cup])
+    (job.dataset / "cup" / "class_data_dir").mkdir(parents=True)
+    draw_toy((64, 64), 90).save(job.dataset / "cup" / "1.png")
+    draw_toy((64, 64), 99).save(job.dataset / "cup" / "class_data_dir" / "own.png")
+    train(job)
+    artifact = artifact_of(job)
+    assert [concept.model_dump() for concept in artifact.concepts] == [cup]
+    assert len(artifact.training.samples) == 4
+    drawn = [sorted(path.name for path in folder.iterdir()) for folder in job.checkpoints.glob("class_images-*")]
+    assert sorted(drawn) == [["class-0000.png"], ["class-0000.png", "class-0001.png"]]
+
+
+def test_a_subject_without_photos_is_named(tmp_path: Path, tiny_base_model: Path, small_dataset: Path) -> None:
+    job = build_job(tmp_path / "job", tiny_base_model, small_dataset)
+    change_info(job, concepts=[{"folder": "cup", "instance_prompt": "a photo of zwx cup"}])
+    with pytest.raises(EmptyDataset, match="cup"):
+        train(job)
+
+
+def test_xformers_is_refused_where_it_does_not_work(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidRequest, match="xformers cannot be imported"):
+        run_job(tmp_path / "absent", tiny_base_model, small_dataset, attention="xformers")
+    ops = types.ModuleType("xformers.ops")
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    ops.memory_efficient_attention = lambda q, k, v: (q * 0 + v).detach() + q  # type: ignore[attr-defined]
+    with pytest.raises(InvalidRequest, match="other gradients"):
+        run_job(tmp_path / "wrong", tiny_base_model, small_dataset, attention="xformers")
+    run_job(tmp_path / "own", tiny_base_model, small_dataset, attention="sdpa", max_steps=1)
+
+
+def test_the_trial_of_xformers_accepts_a_kernel_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    def right(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
+        return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), value)
+
+    ops = types.ModuleType("xformers.ops")
+    ops.memory_efficient_attention = right  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    for precision in (Precision(torch.device("cpu"), "no"), Precision(torch.device("cpu"), "bf16")):
+        attention_module._try_xformers(precision)

@@ -1,4 +1,4 @@
-"""Hyperparameters in every spelling that reaches a job, and what the memory tiers make of them."""
+"""Hyperparameters in every spelling that reaches a job."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import InvalidDatasetInfo, InvalidRequest
-from contracts.training import Hyperparameters, TrainingDefaults
+from contracts.errors import InvalidBaseModel, InvalidDatasetInfo, InvalidRequest
+from contracts.training import Hyperparameters
 from training_container.platform import Platform
-from training_container.settings import fit_to_memory_tier, read_settings
+from training_container.settings import read_settings, require_base_model
 
 INFO = {"instance_prompt": "a photo of sks toy", "class_prompt": "a photo of a toy"}
 
@@ -46,7 +46,7 @@ def test_keys_of_the_sagemaker_sdk_and_of_tuners_are_ignored(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("max_steps", "0"), ("max_steps", "abc"), ("learning_rate", "nan"), ("unknown", "1"), ("memory_tier", "4")],
+    [("max_steps", "0"), ("max_steps", "abc"), ("learning_rate", "nan"), ("unknown", "1"), ("memory_tier", "5")],
 )
 def test_a_bad_hyperparameter_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(InvalidRequest, match=name):
@@ -70,19 +70,41 @@ def test_a_dataset_without_its_description_is_refused(tmp_path: Path) -> None:
         read_settings(tmp_path, {})
 
 
-def test_each_memory_tier_saves_more_than_the_one_before(tmp_path: Path) -> None:
-    asked = Hyperparameters(method="full", batch_size=4, gradient_accumulation_steps=2, learning_rate=2e-6)
-    none = TrainingDefaults()
-    assert fit_to_memory_tier(asked, 0, none) == asked
-    first, second, third = (fit_to_memory_tier(asked, tier, none) for tier in (1, 2, 3))
-    assert first == asked.model_copy(update={"gradient_checkpointing": True})
-    assert (second.batch_size, second.gradient_accumulation_steps, second.method) == (1, 8, "full")
-    assert (third.method, third.lora_rank, third.effective_learning_rate) == ("lora", 8, 1e-4)
-    assert second.total_steps(16) == asked.total_steps(16)
-    own = TrainingDefaults.model_validate({"lora": {"learning_rate": 1e-3}, "full": {"learning_rate": 1e-5}})
-    assert fit_to_memory_tier(asked, 3, own).effective_learning_rate == 1e-3
-    (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
-    assert [read_settings(tmp_path, {"memory_tier": f'"{t}"'}).eight_bit_adam for t in range(4)] == [0, 0, 1, 1]
+def test_a_job_may_name_everything_and_then_needs_no_description(tmp_path: Path) -> None:
+    job = {
+        "instance_prompt": '"a photo of sks toy"', "class_prompt": "a photo of a toy", "max_train_steps": '"7"',
+        "train_batch_size": "2", "checkpointing_steps": "5", "num_train_epochs": "3", "rank": "8",
+        "pretrained_model_name_or_path": "sd21", "with_prior_preservation": "True", "memory_tier": '"2"',
+    }  # fmt: skip
+    settings = read_settings(tmp_path, job)
+    asked = settings.hyperparameters
+    assert (settings.instance_prompt, settings.class_prompt) == ("a photo of sks toy", "a photo of a toy")
+    assert (asked.max_steps, asked.batch_size, asked.save_steps, asked.epochs, asked.lora_rank) == (7, 2, 5, 3, 8)
+    assert (settings.base_model, settings.memory_tier) == ("sd21", 2)
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"instance_prompt": "of the dataset"}))
+    assert read_settings(tmp_path, job).instance_prompt == "a photo of sks toy"
+    assert read_settings(tmp_path, {}).instance_prompt == "of the dataset"
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"batch_size": "1", "train_batch_size": "1"},
+        {"base_model": "a", "pretrained_model_name_or_path": "a"},
+        {"instance_prompt": ""},
+        {"attention": "flash"},
+    ],
+)
+def test_a_contradiction_or_an_empty_prompt_is_refused(tmp_path: Path, job: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequest):
+        read(tmp_path, **job)
+
+
+def test_another_base_model_than_the_mounted_one_is_refused() -> None:
+    require_base_model(None, "sd15")
+    require_base_model("sd15", "sd15")
+    with pytest.raises(InvalidBaseModel, match=r"sd21.*sd15"):
+        require_base_model("sd21", "sd15")
 
 
 def test_hyperparameters_that_are_no_json_are_refused(tmp_path: Path) -> None:

@@ -194,6 +194,26 @@ def test_a_good_dataset_is_frozen_and_reported(account: Account, context: Contex
     assert {finding.path: finding.format for finding in report.images} == {"a.png": "png", "b.jpg": "jpeg"}
 
 
+def test_captions_and_the_folders_of_further_subjects_are_frozen_too(account: Account, context: Context) -> None:
+    cup = {"folder": "cup", "instance_prompt": "a photo of zwx cup", "class_prompt": "a photo of a cup"}
+    files = {
+        "a.png": photo(), "a.txt": b"sks dog on grass", "notes.txt": b"x", "cup/1.png": photo("red"),
+        "cup/1.txt": b"zwx cup", "cup/class_data_dir/c.png": photo("green"), "other/2.png": photo("blue"),
+        "dataset_info.json": json.dumps({**json.loads(INFO), "concepts": [cup]}).encode(),
+    }  # fmt: skip
+    payload = taken(account, context, files=files)
+    checked = check_dataset.handler(payload, context)
+    assert (checked["instance_images"], checked["class_images"]) == (2, 1)
+    assert checked["ignored"] == ["notes.txt", "other/2.png"]
+    assert checked["request"]["concepts"] == [cup]
+    snapshot = snapshot_prefix("dog", payload["dataset_id"])
+    assert {key.removeprefix(snapshot) for key in account.keys(snapshot)} == {
+        "a.png", "a.txt", "cup/1.png", "cup/1.txt", "cup/class_data_dir/c.png", "dataset_info.json",
+    }  # fmt: skip
+    info = DatasetInfo.parse(account.get(snapshot + "dataset_info.json"))
+    assert [concept.folder for concept in info.concepts] == ["cup"]
+
+
 def test_a_dataset_without_info_is_named_after_its_folder(account: Account, context: Context) -> None:
     payload = taken(account, context, "red-panda", {"a.png": photo()})
     assert check_dataset.handler(payload, context)["request"]["instance_prompt"] == "a photo of sks red panda"
@@ -241,7 +261,7 @@ def test_what_a_dataset_leaves_open_is_the_base_models_in_check_quote_job_and_pr
     (tmp_path / "dataset_info.json").write_bytes(snapshot)
     read = read_settings(tmp_path, planned["training_job"]["HyperParameters"])
     elsewhere = TrainingDefaults.model_validate({"lora": {"max_steps": 5}, "full": {"max_steps": 5}})
-    trained = settle_hyperparameters(read.hyperparameters, elsewhere, 512, read.class_prompt)
+    trained = settle_hyperparameters(read.hyperparameters, elsewhere, 512, has_classes=True)
     assert trained == Hyperparameters.model_validate(planned["request"]["hyperparameters"])
     assert trained.total_steps(2) == steps
 

@@ -21,7 +21,18 @@ def test_photos_class_images_and_everything_else_are_told_apart() -> None:
     assert [file.path for file in layout.instance_images] == ["a.jpg", "b.PNG"]
     assert [file.path for file in layout.class_images] == ["class_data_dir/1.webp"]
     assert layout.ignored == [".hidden.png", "class_data_dir/x.txt", "notes.txt", "sub/c.png"]
-    assert layout.info is not None
+
+
+def test_further_subjects_lie_in_their_folders_and_captions_beside_their_photos() -> None:
+    given = files("a.png", "a.txt", "b.txt", "cup/1.png", "cup/1.txt", "cup/deep/2.png", "other/3.png",
+                  "cup/class_data_dir/c.png", "class_data_dir/d.png")  # fmt: skip
+    layout = lay_out(given, ["cup"])
+    assert [file.path for file in layout.instance_images] == ["a.png", "cup/1.png"]
+    assert [file.path for file in layout.class_images] == ["class_data_dir/d.png", "cup/class_data_dir/c.png"]
+    assert [file.path for file in layout.captions] == ["a.txt", "cup/1.txt"]
+    assert layout.ignored == ["b.txt", "cup/deep/2.png", "other/3.png"]
+    with pytest.raises(EmptyDataset, match=r"mug/, which dataset_info\.json names"):
+        lay_out(given, ["cup", "mug"])
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_out_of_memory_tries_one_memory_tier_lower() -> None:
     error = job_error(f"AlgorithmError: {errors.OutOfMemory('full')}, exit code: 1")
     first = recover(failed(error), rungs=1)
     assert (first.retry, first.memory_tier, first.ladder_rung) == (True, 1, 0)
-    assert not recover(failed(error, attempt=4, memory_tier=3), rungs=1).retry
+    assert not recover(failed(error, attempt=4, memory_tier=4), rungs=1).retry
 
 
 def test_a_killed_training_is_tried_once_more() -> None:

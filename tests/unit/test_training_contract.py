@@ -11,6 +11,7 @@ from contracts.errors import InvalidDatasetInfo
 from contracts.training import (
     DatasetInfo,
     Hyperparameters,
+    JobHyperparameters,
     TrainingDefaults,
     TrainingRequest,
     describe,
@@ -28,11 +29,11 @@ JUMPSTART_JOB = {
 
 
 def read(**values: str) -> Hyperparameters:
-    return Hyperparameters.from_sagemaker(values)
+    return JobHyperparameters.from_sagemaker(values).training
 
 
 def test_the_map_of_a_real_jumpstart_job_is_read_whole() -> None:
-    got = Hyperparameters.from_sagemaker(JUMPSTART_JOB)
+    got = JobHyperparameters.from_sagemaker(JUMPSTART_JOB).training
     assert got.max_steps == 200
     assert got.learning_rate == 2e-6
     assert got.with_prior_preservation is False
@@ -79,7 +80,7 @@ def test_what_is_sent_to_sagemaker_is_text_and_comes_back_the_same() -> None:
     sent = wanted.to_sagemaker()
     assert all(isinstance(value, str) and len(value) <= 2500 for value in sent.values())
     assert len(sent) <= 100
-    assert Hyperparameters.from_sagemaker(sent) == wanted
+    assert JobHyperparameters.from_sagemaker(sent).training == wanted
 
 
 def test_steps_follow_from_epochs_when_no_limit_is_given() -> None:
@@ -98,7 +99,9 @@ DEFAULTS = TrainingDefaults.model_validate(
 def settled(
     defaults: TrainingDefaults = DEFAULTS, class_prompt: str | None = "a dog", **asked: object
 ) -> Hyperparameters:
-    return settle_hyperparameters(Hyperparameters.model_validate(asked), defaults, 64, class_prompt)
+    return settle_hyperparameters(
+        Hyperparameters.model_validate(asked), defaults, 64, has_classes=class_prompt is not None
+    )
 
 
 def test_what_is_left_open_is_the_base_models_for_the_method_and_then_the_contracts() -> None:
@@ -126,9 +129,9 @@ def test_a_default_yields_to_what_it_would_contradict() -> None:
 @pytest.mark.parametrize("asked", [{}, {"epochs": 3}, {"method": "full"}, {"max_steps": None}])
 def test_settling_again_changes_nothing_also_after_a_dump(asked: dict[str, object]) -> None:
     once = settled(**asked)
-    assert settle_hyperparameters(once, DEFAULTS, 96, "a dog") == once
+    assert settle_hyperparameters(once, DEFAULTS, 96, has_classes=True) == once
     dumped = Hyperparameters.model_validate_json(once.model_dump_json())
-    assert settle_hyperparameters(dumped, DEFAULTS, 96, "a dog") == once
+    assert settle_hyperparameters(dumped, DEFAULTS, 96, has_classes=True) == once
 
 
 def test_defaults_are_dumped_with_nothing_but_what_was_set() -> None:
@@ -184,3 +187,58 @@ def test_the_normalised_dataset_info_reads_back_as_what_was_asked() -> None:
     info = DatasetInfo.parse(json.dumps(request.dataset_info().model_dump()).encode())
     assert info.instance_prompt == request.instance_prompt
     assert info.hyperparameters == request.hyperparameters
+
+
+def test_other_trainers_names_mean_the_same_in_a_dataset_too() -> None:
+    content = {
+        "instance_prompt": "a photo of sks dog",
+        "hyperparameters": {
+            "max_train_steps": 9, "train_batch_size": "2", "class_prompt": "a photo of a dog",
+            "pretrained_model_name_or_path": "sd21", "with_prior_preservation": True,
+        },
+    }  # fmt: skip
+    info = DatasetInfo.parse(json.dumps(content).encode())
+    assert (info.hyperparameters.max_steps, info.hyperparameters.batch_size) == (9, 2)
+    assert (info.class_prompt, info.base_model) == ("a photo of a dog", "sd21")
+    assert info.hyperparameters.model_fields_set == {"max_steps", "batch_size", "with_prior_preservation"}
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "named"),
+    [
+        ({"max_steps": 1, "max_train_steps": 2}, "max_steps is given twice"),
+        ({"instance_prompt": "again"}, "instance_prompt is given twice"),
+        ({"max_step": 1}, "unknown field .is max_steps meant?"),
+        ({"max_train_step": 1}, "unknown field .is max_train_steps meant?"),
+        ({"batch_size": 65}, "batch_size: Input should be less than or equal to 64 .got 65"),
+        ({"attention": "flash"}, "attention: Input should be 'auto', 'sdpa' or 'xformers'"),
+    ],
+)
+def test_what_is_given_twice_or_wrong_is_named_with_the_allowed_range(
+    hyperparameters: dict[str, object], named: str
+) -> None:
+    content = {"instance_prompt": "a photo of sks dog", "hyperparameters": hyperparameters}
+    with pytest.raises(InvalidDatasetInfo, match=named):
+        DatasetInfo.parse(json.dumps(content).encode())
+
+
+def test_several_subjects_each_have_a_folder_of_their_own() -> None:
+    def parse(*concepts: dict[str, str], **hyperparameters: object) -> DatasetInfo:
+        content = {
+            "instance_prompt": "a",
+            "class_prompt": "b",
+            "concepts": concepts,
+            "hyperparameters": hyperparameters,
+        }
+        return DatasetInfo.parse(json.dumps(content).encode())
+
+    cup = {"folder": "cup", "instance_prompt": "a photo of zwx cup"}
+    assert parse(cup).concepts[0].folder == "cup"
+    for wrong in ({**cup, "folder": "../x"}, {**cup, "folder": "class_data_dir"}, {**cup, "folder": ""}):
+        with pytest.raises(InvalidDatasetInfo, match="folder"):
+            parse(wrong)
+    with pytest.raises(InvalidDatasetInfo, match="same folder"):
+        parse(cup, cup)
+    with pytest.raises(InvalidDatasetInfo, match="class_prompt of cup"):
+        parse(cup, with_prior_preservation=True)
+    assert parse({**cup, "class_prompt": "a cup"}, with_prior_preservation=True).concepts[0].class_prompt == "a cup"

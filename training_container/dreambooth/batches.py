@@ -10,61 +10,69 @@ from PIL import Image
 from torch import Tensor
 
 from contracts.training import Hyperparameters
-from training_container.dreambooth.dataset import Picture
+from training_container.dreambooth.dataset import Frame, Picture
 from training_container.dreambooth.draws import StepDraws, generator_for, sample_indices
+
+Encode = Callable[[Sequence[Image.Image]], Tensor]  # N pictures of one size -> (N, 2C, h, w)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One picture: `crops` rows of the moments from `first_row` on, and its row in the prompt table."""
+    """One picture: its moments, of a crop that a draw decides, and its row in the prompt table."""
 
-    first_row: int
-    crops: int
+    moments: Callable[[int], Tensor]  # any number -> (2C, h, w) fp32 on the device
+    frame: Frame
     prompt_row: int
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    moments: Tensor  # (rows, 2C, h, w) fp32 on the device
     instance: list[Encoded]
-    prior: list[Encoded]  # empty without prior preservation
+    prior: list[Encoded]  # empty without prior preservation; else each class picture once in each frame
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Subject pictures, then as many class pictures with prior preservation."""
+    """Subject pictures, then as many class pictures with prior preservation; all of one size."""
 
     moments: Tensor
     prompt_rows: list[int]
     draws: StepDraws
 
 
-def encode_pictures(
-    instance: Sequence[Picture],
-    prior: Sequence[Picture],
-    encode: Callable[[Sequence[Image.Image]], Tensor],
-    prompt_row: Callable[[str], int],
-) -> TrainingSet:
-    rows: list[Tensor] = []
-    entries: list[Encoded] = []
-    for picture in (*instance, *prior):
-        first = entries[-1].first_row + entries[-1].crops if entries else 0
-        entries.append(Encoded(first, len(picture.crops), prompt_row(picture.prompt)))
-        rows.append(encode(picture.crops))
-    return TrainingSet(torch.cat(rows), entries[: len(instance)], entries[len(instance) :])
+def encode_once(picture: Picture, encode: Encode, prompt_row: int) -> Encoded:
+    """The crops that it has, encoded now; the posterior is still drawn anew at every step."""
+    rows = encode(picture.crops)
+    return Encoded(lambda draw: rows[draw % len(rows)], picture.frame, prompt_row)
+
+
+def encode_always(picture: Picture, encode: Encode, prompt_row: int) -> Encoded:
+    """Cut and encoded at every step."""
+    return Encoded(lambda draw: encode([picture.fresh_crop(draw)])[0], picture.frame, prompt_row)
 
 
 def batch_at(data: TrainingSet, settings: Hyperparameters, step: int, micro: int, num_timesteps: int) -> Batch:
     """step counts optimiser steps from 0; micro counts the passes that one step accumulates."""
     seed, size = settings.seed, settings.batch_size
-    first = (step * settings.gradient_accumulation_steps + micro) * size
-    chosen = [data.instance[i] for i in sample_indices(seed, "instance", first, size, len(data.instance))]
+    number = step * settings.gradient_accumulation_steps + micro
+    chosen = choose_instances(data.instance, seed, number, size)
     if data.prior:
-        chosen += [data.prior[i] for i in sample_indices(seed, "class", first, size, len(data.prior))]
+        same_size = [picture for picture in data.prior if picture.frame == chosen[0].frame]
+        chosen += [same_size[i] for i in sample_indices(seed, "class", number * size, size, len(same_size))]
     generator = generator_for(seed, "step", step, micro)
     crops = torch.randint(0, 2**31, (len(chosen),), generator=generator).tolist()
-    rows = [entry.first_row + crop % entry.crops for entry, crop in zip(chosen, crops, strict=True)]
-    moments = data.moments[torch.tensor(rows, device=data.moments.device)]
+    moments = torch.stack([picture.moments(crop) for picture, crop in zip(chosen, crops, strict=True)])
     shape = (len(chosen), moments.shape[1] // 2, *moments.shape[2:])
     draws = StepDraws.of(generator, shape, num_timesteps).to(moments.device)
-    return Batch(moments, [entry.prompt_row for entry in chosen], draws)
+    return Batch(moments, [picture.prompt_row for picture in chosen], draws)
+
+
+def choose_instances(pictures: list[Encoded], seed: int, number: int, size: int) -> list[Encoded]:
+    """The pictures of batch `number`: the next of a shuffled sequence; where frames differ, its first picture is,
+    and the others are of that one's frame."""
+    if len({picture.frame for picture in pictures}) == 1:
+        return [pictures[i] for i in sample_indices(seed, "instance", number * size, size, len(pictures))]
+    [first] = sample_indices(seed, "instance", number, 1, len(pictures))
+    fellows = [picture for picture in pictures if picture.frame == pictures[first].frame]
+    others = sample_indices(seed, "fellows", number * (size - 1), size - 1, len(fellows))
+    return [pictures[first], *(fellows[i] for i in others)]

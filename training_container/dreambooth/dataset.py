@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from contracts.errors import EmptyDataset, ImageTooLarge, TooManyImages, UnreadableImage
 from contracts.storage import CLASS_IMAGES
 from contracts.training import (
+    CAPTION_EXTENSION,
     IMAGE_EXTENSIONS,
     MAX_ASPECT_RATIO,
     MAX_IMAGE_BYTES,
@@ -28,17 +31,13 @@ logger = logging.getLogger("training")
 
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
 FORMATS = ("PNG", "JPEG", "WEBP")
+MOST_ELONGATED = 2  # a bucket's longer side over its shorter
 CROPS_OF_A_PHOTO = 4  # positions along the longer side; a square photo has one
 MATTE = (255, 255, 255)  # behind transparent pixels
 NAMED_IN_AN_ERROR = 5
 
 
-@dataclass(frozen=True)
-class Picture:
-    name: str
-    sha256: str
-    prompt: str
-    crops: tuple[Image.Image, ...]  # RGB, resolution x resolution
+Frame = tuple[int, int]  # width and height in pixels
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,58 @@ class CropRule:
     seed: int
     crops: int = CROPS_OF_A_PHOTO
     mirrored: bool = False  # also the mirror image of each crop
+    multiple: int | None = None  # of a bucket's sides in pixels; None: every picture is cut square
+
+    def frame_for(self, size: tuple[int, int]) -> Frame:
+        """The bucket whose shape is nearest to the picture's."""
+        aspect = math.log(size[0] / size[1])
+        return min(self.frames, key=lambda frame: abs(math.log(frame[0] / frame[1]) - aspect))
+
+    @property
+    def frames(self) -> list[Frame]:
+        """Buckets of at most resolution x resolution pixels, none longer than twice its width; the square first."""
+        side, multiple = self.resolution, self.multiple
+        if multiple is None:
+            return [(side, side)]
+        widths = range(multiple, 2 * side, multiple)
+        frames = [(width, side * side // width // multiple * multiple) for width in widths]
+        longish = [
+            (w, h) for w, h in frames if h and max(w, h) <= MOST_ELONGATED * min(w, h) and (w, h) != (side, side)
+        ]
+        return [(side, side), *longish]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A photo that covers its frame: one side fits, along the other it may be cut at any place."""
+
+    name: str
+    sha256: str
+    prompt: str
+    scaled: Image.Image  # RGB
+    frame: Frame
+    places: tuple[int, ...]  # where it is cut if it is encoded only once
+    mirrored: bool
+
+    @property
+    def crops(self) -> tuple[Image.Image, ...]:
+        cut = tuple(self._cut(place) for place in self.places)
+        return (*cut, *map(ImageOps.mirror, cut)) if self.mirrored else cut
+
+    def fresh_crop(self, draw: int) -> Image.Image:
+        """Cut at a place that the draw decides, not only at `places`."""
+        draw, turned = divmod(draw, 2)
+        cut = self._cut(draw % (self._room + 1) if len(self.places) > 1 else self.places[0])
+        return ImageOps.mirror(cut) if self.mirrored and turned else cut
+
+    @property
+    def _room(self) -> int:
+        return self.scaled.width - self.frame[0] + self.scaled.height - self.frame[1]
+
+    def _cut(self, place: int) -> Image.Image:
+        width, height = self.frame
+        left, top = (place, 0) if self.scaled.width > width else (0, place)
+        return self.scaled.crop((left, top, left + width, top + height))
 
 
 def image_files(directory: Path) -> list[Path]:
@@ -68,25 +119,32 @@ def read_instance_pictures(dataset: Path, prompt: str, rule: CropRule) -> list[P
     """Raises EmptyDataset, TooManyImages, ImageTooLarge and UnreadableImage, the last two naming the files."""
     files = image_files(dataset)
     if not files:
-        raise EmptyDataset("The dataset holds no picture.")
+        raise EmptyDataset(f"The dataset holds no picture{'' if dataset.is_dir() else f' in {dataset.name}'}.")
     if len(files) > MAX_INSTANCE_IMAGES:
         raise TooManyImages(f"The dataset holds {len(files)} pictures, more than {MAX_INSTANCE_IMAGES}.")
     return read_pictures(files, prompt, rule)
 
 
-def read_class_pictures(dataset: Path, prompt: str, wanted: int, rule: CropRule) -> list[Picture]:
-    """At most `wanted` of the class pictures that came with the dataset; possibly none."""
-    return read_pictures(image_files(dataset / CLASS_IMAGES)[:wanted], prompt, rule)
+def read_class_pictures(
+    dataset: Path, prompt: str, wanted: int, rule: CropRule, frames: Sequence[Frame]
+) -> list[Picture]:
+    """At most `wanted` of the class pictures that came with the dataset, each in every frame; possibly none."""
+    return read_pictures(image_files(dataset / CLASS_IMAGES)[:wanted], prompt, rule, frames)
 
 
-def read_pictures(files: list[Path], prompt: str, rule: CropRule) -> list[Picture]:
-    """Judges every file before it gives up, so that one error names all bad ones."""
+def read_pictures(
+    files: list[Path], prompt: str, rule: CropRule, frames: Sequence[Frame] | None = None
+) -> list[Picture]:
+    """Judges every file before it gives up, so that one error names all bad ones.
+
+    frames: cut each picture to each of them; None: to the one that suits it best.
+    """
     pictures: list[Picture] = []
     unreadable: list[str] = []
     too_large: list[str] = []
     for index, path in enumerate(files):
         try:
-            pictures.append(_read_one(path, index, prompt, rule))
+            pictures += _read_one(path, index, prompt, rule, frames)
         except UnreadableImage as error:
             unreadable.append(error.cause)
         except ImageTooLarge as error:
@@ -103,7 +161,7 @@ def _list_of(causes: list[str]) -> str:
     return " ".join(causes[:NAMED_IN_AN_ERROR]) + (f" And {more} more." if more > 0 else "")
 
 
-def _read_one(path: Path, index: int, prompt: str, rule: CropRule) -> Picture:
+def _read_one(path: Path, index: int, prompt: str, rule: CropRule, frames: Sequence[Frame] | None) -> list[Picture]:
     if path.stat().st_size > MAX_IMAGE_BYTES:
         raise ImageTooLarge(f"{path.name} is larger than {MAX_IMAGE_BYTES // 2**20} MiB.")
     content = path.read_bytes()
@@ -112,17 +170,14 @@ def _read_one(path: Path, index: int, prompt: str, rule: CropRule) -> Picture:
         raise ImageTooLarge(
             f"{path.name} is a strip: its longer side is more than {MAX_ASPECT_RATIO} times the shorter."
         )
-    return Picture(
-        name=path.name,
-        sha256=hashlib.sha256(content).hexdigest(),
-        prompt=caption_of(path) or prompt,
-        crops=crops_of(upright, index, rule),
-    )
+    named = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest(), "prompt": caption_of(path) or prompt}
+    wanted = [rule.frame_for(upright.size)] if frames is None else frames
+    return [frame_picture(upright, index, rule, frame, **named) for frame in wanted]
 
 
 def caption_of(picture: Path) -> str | None:
     """Text of the .txt file beside the picture, which then replaces the instance prompt."""
-    path = picture.with_suffix(".txt")
+    path = picture.with_suffix(CAPTION_EXTENSION)
     if not path.is_file():
         return None
     text = path.read_bytes().decode("utf-8-sig", errors="replace").strip()
@@ -157,22 +212,17 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def crops_of(picture: Image.Image, index: int, rule: CropRule) -> tuple[Image.Image, ...]:
-    """Shorter side scaled to the resolution, then cut square: in the middle, or at seeded places."""
-    side = rule.resolution
-    scale = side / min(picture.size)
-    width, height = (max(side, round(length * scale)) for length in picture.size)
-    scaled = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    room = width - side + height - side
+def frame_picture(
+    picture: Image.Image, index: int, rule: CropRule, frame: Frame, *, name: str, sha256: str, prompt: str
+) -> Picture:
+    """Scaled until it just covers the frame; to be cut in the middle, or at seeded places."""
+    scale = max(frame[0] / picture.width, frame[1] / picture.height)
+    size = (max(frame[0], round(picture.width * scale)), max(frame[1], round(picture.height * scale)))
+    scaled = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    room = size[0] - frame[0] + size[1] - frame[1]
     if rule.center or room == 0:
         places = [room // 2]
     else:
         generator = generator_for(rule.seed, "crop", index)
         places = torch.randint(0, room + 1, (rule.crops,), generator=generator).tolist()
-    cut = tuple(_cut(scaled, place, side) for place in places)
-    return (*cut, *map(ImageOps.mirror, cut)) if rule.mirrored else cut
-
-
-def _cut(scaled: Image.Image, place: int, side: int) -> Image.Image:
-    left, top = (place, 0) if scaled.width > side else (0, place)
-    return scaled.crop((left, top, left + side, top + side))
+    return Picture(name, sha256, prompt, scaled, frame, tuple(places), rule.mirrored)

@@ -61,7 +61,7 @@ class Learner:
         """One optimiser step. Returns its loss, detached and still on the device."""
         passes = self.settings.gradient_accumulation_steps
         prior_weight = self.settings.prior_loss_weight if self.data.prior else None
-        total = torch.zeros((), device=self.data.moments.device)
+        total = torch.zeros((), device=self.model.precision.device)
         for micro in range(passes):
             batch = batch_at(self.data, self.settings, step, micro, self.schedule.num_timesteps)
             loss = loss_step(

@@ -53,9 +53,17 @@ def add_adapters(
     """Adds trainable adapters to the UNet, and to the text encoder if one is given. The same seed, the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(seed, "lora").initial_seed())
-        unet.add_adapter(_config(rank, alpha, UNET_TARGETS[targets]))
+        add_unet_adapters(unet, rank=rank, alpha=alpha, targets=targets)
         if text_encoder is not None:
-            text_encoder.add_adapter(_config(rank, alpha, TEXT_ENCODER_TARGETS))
+            add_text_encoder_adapters(text_encoder, rank=rank, alpha=alpha)
+
+
+def add_unet_adapters(unet: UNet2DConditionModel, *, rank: int, alpha: float, targets: LoraTargets) -> None:
+    unet.add_adapter(_config(rank, alpha, UNET_TARGETS[targets]))
+
+
+def add_text_encoder_adapters(text_encoder: CLIPTextModel, *, rank: int, alpha: float) -> None:
+    text_encoder.add_adapter(_config(rank, alpha, TEXT_ENCODER_TARGETS))
 
 
 def save_adapters(directory: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None) -> None:

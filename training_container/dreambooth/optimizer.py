@@ -12,11 +12,11 @@ from training_container.dreambooth.precision import Precision
 
 
 def build_optimizer(
-    parameters: Iterable[torch.nn.Parameter], settings: Hyperparameters, precision: Precision, *, eight_bit: bool
+    parameters: Iterable[torch.nn.Parameter], settings: Hyperparameters, precision: Precision
 ) -> torch.optim.Optimizer:
-    """eight_bit is a wish: it needs bitsandbytes and a GPU."""
+    """use_8bit_adam is a wish: it needs bitsandbytes and a GPU."""
     betas = (settings.adam_beta1, settings.adam_beta2)
-    if eight_bit and precision.device.type == "cuda" and importlib.util.find_spec("bitsandbytes"):
+    if settings.use_8bit_adam and precision.device.type == "cuda" and importlib.util.find_spec("bitsandbytes"):
         import bitsandbytes  # type: ignore[import-not-found]  # optional
 
         eight_bit_adam: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(

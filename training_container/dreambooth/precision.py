@@ -9,7 +9,30 @@ from typing import Literal
 import torch
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
+BF16_CAPABILITY = (8, 0)  # Ampere; a T4 is (7, 5)
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    memory: int  # bytes
+    capability: tuple[int, int]
+
+
+def visible_gpu() -> Gpu | None:
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return Gpu(properties.total_memory, (properties.major, properties.minor))
+
+
+def choose_mixed(asked: Literal["auto", "no", "fp16", "bf16"], gpu: Gpu | None) -> MixedPrecision:
+    """auto: bf16 where the GPU computes in it, fp16 on other GPUs, no on the CPU."""
+    if asked != "auto":
+        return asked
+    if gpu is None:
+        return "no"
+    return "bf16" if gpu.capability >= BF16_CAPABILITY else "fp16"
 
 
 @dataclass(frozen=True)
@@ -19,13 +42,8 @@ class Precision:
 
     @classmethod
     def choose(cls, asked: Literal["auto", "no", "fp16", "bf16"]) -> Precision:
-        """auto: bf16 where the GPU has it, fp16 on other GPUs, no on the CPU."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if asked != "auto":
-            return cls(device, asked)
-        if device.type == "cpu":
-            return cls(device, "no")
-        return cls(device, "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
+        gpu = visible_gpu()
+        return cls(torch.device("cuda" if gpu else "cpu"), choose_mixed(asked, gpu))
 
     @property
     def frozen_dtype(self) -> torch.dtype:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from contracts.training import Hyperparameters
+from training_container.dreambooth.attention import use_attention
 from training_container.dreambooth.lora import add_adapters
 from training_container.dreambooth.precision import Precision
 
@@ -56,4 +57,5 @@ def make_trainable(
     for prefix, module in (("unet", unet), ("text_encoder", text_encoder)):
         precision.place(module)
         parameters |= {f"{prefix}.{name}": weight for name, weight in module.named_parameters() if weight.requires_grad}
+    use_attention(unet, settings.attention, precision)
     return Trainable(unet, text_encoder, precision, parameters)

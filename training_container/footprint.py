@@ -1,0 +1,192 @@
+"""What a forward pass leaves in the GPU's memory for its backward pass: traced without a GPU and without weights.
+
+The UNet is built and run on torch's meta device, which computes shapes alone, in well under a second. Mixed precision
+is played by the rules of CUDA's autocast (https://docs.pytorch.org/docs/stable/amp.html#cuda-op-specific-behavior),
+attention by what its memory-efficient kernel keeps: inputs, output and one number a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers.models.clip.configuration_clip import CLIPTextConfig
+from transformers.models.clip.modeling_clip import CLIPTextModel
+
+from contracts.training import Hyperparameters, LoraTargets
+from training_container.base_model import BaseModel
+from training_container.dreambooth.latents import latent_shape
+from training_container.dreambooth.lora import add_text_encoder_adapters, add_unet_adapters
+from training_container.dreambooth.precision import Precision
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+META = torch.device("meta")
+_IN_HALF: set[Callable[..., Any]] = {functional.linear, functional.conv2d, torch.matmul, torch.bmm}
+_IN_FULL: set[Callable[..., Any]] = {functional.group_norm, functional.layer_norm, functional.softmax, torch.softmax}
+
+
+Lora = tuple[int, LoraTargets]  # rank and targets
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of one or more networks. Parameters are counts, activations bytes a picture."""
+
+    parameters: int  # of the base model
+    trained: int
+    activations: int
+    activations_checkpointed: int
+
+    def __add__(self, other: Footprint) -> Footprint:
+        return Footprint(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+class FootprintOf:
+    """The footprint of what given hyperparameters train of a base model. Those that train the same are traced once."""
+
+    def __init__(self, base: BaseModel, precision: Precision) -> None:
+        self._base = base
+        self._half = None if precision.mixed == "no" else precision.frozen_dtype
+        self._known: dict[tuple[object, ...], Footprint] = {}
+
+    def __call__(self, wanted: Hyperparameters) -> Footprint:
+        lora = (wanted.lora_rank, wanted.lora_targets) if wanted.method == "lora" else None
+        key = (lora, wanted.train_text_encoder, wanted.resolution)
+        if key not in self._known:
+            side = latent_shape(self._base.vae, wanted.resolution or 0)[-1]
+            tokens = int(self._base.tokenizer.model_max_length)
+            found = trace_unet(self._base.unet.config, side, tokens, self._half, lora)
+            if wanted.train_text_encoder:
+                found += trace_text_encoder(self._base.text_encoder.config.to_dict(), tokens, self._half, lora)
+            self._known[key] = found
+        return self._known[key]
+
+
+def trace_unet(
+    config: Mapping[str, object], latent_side: int, tokens: int, half: torch.dtype | None, lora: Lora | None
+) -> Footprint:
+    """half: the number format of mixed precision, None for fp32. lora: None where every weight is trained."""
+
+    def build(checkpointed: bool) -> UNet2DConditionModel:
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(config))
+        if lora:
+            _freeze(unet, half)
+            add_unet_adapters(unet, rank=lora[0], alpha=lora[0], targets=lora[1])
+        if checkpointed:
+            unet.enable_gradient_checkpointing()
+        return unet
+
+    def run(unet: UNet2DConditionModel, pictures: int) -> None:
+        settings: Any = unet.config
+        latents = torch.zeros(pictures, settings.in_channels, latent_side, latent_side)
+        text = torch.zeros(pictures, tokens, settings.cross_attention_dim)
+        unet(latents, torch.zeros(pictures, dtype=torch.long), text, return_dict=False)
+
+    return _trace(build, run, half, lora)
+
+
+def trace_text_encoder(
+    config: Mapping[str, object], tokens: int, half: torch.dtype | None, lora: Lora | None
+) -> Footprint:
+    def build(checkpointed: bool) -> CLIPTextModel:
+        encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+        if lora:
+            _freeze(encoder, half)
+            add_text_encoder_adapters(encoder, rank=lora[0], alpha=lora[0])
+        if checkpointed:
+            encoder.activation_checkpointing_enable({"use_reentrant": False})
+        return encoder
+
+    def run(encoder: CLIPTextModel, pictures: int) -> None:
+        encoder(input_ids=torch.zeros(pictures, tokens, dtype=torch.long))
+
+    return _trace(build, run, half, lora)
+
+
+def _freeze(module: torch.nn.Module, half: torch.dtype | None) -> None:
+    module.requires_grad_(False)
+    for weight in module.parameters():
+        weight.data = weight.data.to(half or torch.float32)
+
+
+def _trace(
+    build: Callable[[bool], Module], run: Callable[[Module, int], None], half: torch.dtype | None, lora: Lora | None
+) -> Footprint:
+    def kept(module: Module, pictures: int) -> int:
+        ledger = _Ledger(module)
+        with META, torch.autograd.graph.saved_tensors_hooks(ledger.note, _unchanged), _Autocast(half):
+            run(module, pictures)
+        return ledger.bytes
+
+    def a_picture(module: Module) -> int:
+        """Two pictures less one: what does not grow with the batch drops out."""
+        module.train()
+        return kept(module, 2) - kept(module, 1)
+
+    with META:
+        plain, checkpointed = build(False), build(True)
+    trained = sum(weight.numel() for weight in plain.parameters() if weight.requires_grad)
+    total = sum(weight.numel() for weight in plain.parameters())
+    return Footprint(total - trained if lora else total, trained, a_picture(plain), a_picture(checkpointed))
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+class _Ledger:
+    """Each storage once, however many operations keep it; weights are counted elsewhere."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.bytes = 0
+        self._known = {weight.untyped_storage()._cdata for weight in model.parameters()}
+        self._alive: list[Tensor] = []  # else the address of a freed storage could come again
+
+    def note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self._alive.append(tensor)
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+class _Autocast(TorchFunctionMode):
+    def __init__(self, half: torch.dtype | None) -> None:
+        super().__init__()
+        self._half = half
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            query, key, value = (_cast(tensor, self._half) for tensor in args[:3])
+            return _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
+        wanted = self._half if func in _IN_HALF else torch.float32 if func in _IN_FULL else None
+        if self._half is None or wanted is None:
+            return func(*args, **(kwargs or {}))
+        return func(*(_cast(item, wanted) for item in args), **{k: _cast(v, wanted) for k, v in (kwargs or {}).items()})
+
+
+def _cast(value: Any, wanted: torch.dtype | None) -> Any:
+    return value.to(wanted) if wanted and isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        rows = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
+        ctx.save_for_backward(query, key, value, output, rows)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        raise NotImplementedError("shapes alone are traced, forward")
