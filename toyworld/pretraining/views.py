@@ -37,3 +37,10 @@ def disturbed(pictures: Tensor, generator: torch.Generator) -> Tensor:
     seen = seen * (0.9 + 0.2 * draw(count, 1, 1, 1)) + 0.1 * (draw(count, 1, 1, 1) - 0.5)
     noise = torch.randn(seen.shape, generator=generator).to(device)
     return (seen + MOST_NOISE * draw(count, 1, 1, 1) * noise).clamp(-1, 1)
+
+
+def recoloured(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture's channels mixed in its own way, from grey to foreign colours: the shapes stay."""
+    mix = torch.rand((len(pictures), 3, 3), generator=generator).to(pictures.device)
+    mix = mix / mix.sum(-1, keepdim=True)
+    return torch.einsum("noc,nchw->nohw", mix, pictures)
