@@ -168,7 +168,7 @@ class Hyperparameters(BaseModel):
     prior_loss_weight: Real = Field(1.0, gt=0)
     epochs: Whole = Field(20, ge=1, le=10_000, description="Passes over the images.")
     max_steps: WholeOrNone = Field(None, ge=1, le=1_000_000, description="Steps in all; overrides epochs.")
-    batch_size: Whole = Field(1, ge=1, le=64)
+    batch_size: Whole = Field(1, ge=1, le=64, description="Photos a step, on each GPU.")
     learning_rate: RealOrNone = Field(None, gt=0, le=1, description="2e-6 for full and 1e-4 for lora when absent.")
     center_crop: Flag = Field(False, description="Crop at the centre rather than at random.")
     lr_scheduler: Annotated[LrScheduler, BeforeValidator(_unquote)] = "constant"
@@ -199,11 +199,11 @@ class Hyperparameters(BaseModel):
             return self.learning_rate
         return 1e-4 if self.method == "lora" else 2e-6
 
-    def total_steps(self, instance_images: int) -> int:
+    def total_steps(self, instance_images: int, gpus: int = 1) -> int:
         """Optimiser steps: max_steps, or epochs x ceil(images / images a step)."""
         if self.max_steps is not None:
             return self.max_steps
-        return self.epochs * math.ceil(instance_images / (self.batch_size * self.gradient_accumulation_steps))
+        return self.epochs * math.ceil(instance_images / (self.batch_size * self.gradient_accumulation_steps * gpus))
 
     def to_sagemaker(self) -> dict[str, str]:
         """The map that CreateTrainingJob wants: text only, defaults included, None left out."""

@@ -10,6 +10,7 @@ import logging
 import sys
 
 from training_container.failures import as_training_failure
+from training_container.launch import launch, processes_wanted
 from training_container.platform import Platform
 
 logger = logging.getLogger("training")
@@ -20,12 +21,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=["train"], help="what SageMaker appends to the image's entry point")
     parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    if (count := processes_wanted()) > 1:
+        return launch(count)
     platform = Platform.from_environment()
     platform.catch_stop_signal()  # before the heavy imports, which take seconds
     try:
+        from training_container.dreambooth.team import Team
         from training_container.train import train
 
-        train(platform)
+        team = Team.join()
+        train(platform, team)
+        team.leave()
     except Exception as error:
         failure = as_training_failure(error)
         logger.exception("%s", failure)

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ class Platform:
 
     base: Path
     stop_requested: bool = False
+    reports: bool = True  # of the processes of one training, one does
     _last_phase: TrainingPhase | None = None
     _last_write: float = field(default=float("-inf"))
 
@@ -92,8 +94,10 @@ class Platform:
             raise TrainingStopped("The training job was stopped before it was done.")
 
     def report_failure(self, error: DreamdropError) -> None:
+        """The first failure is kept: what other processes say after it is only that one has gone."""
         self.failure.parent.mkdir(parents=True, exist_ok=True)
-        self.failure.write_text(str(error)[:MAX_FAILURE_CHARACTERS], encoding="utf-8")
+        with suppress(FileExistsError), self.failure.open("x", encoding="utf-8") as file:
+            file.write(str(error)[:MAX_FAILURE_CHARACTERS])
 
     def report_progress(
         self,
@@ -105,6 +109,8 @@ class Platform:
         seconds_per_step: float | None = None,
     ) -> None:
         """Writes progress.json: at every change of phase, otherwise at most once a second."""
+        if not self.reports:
+            return
         now = time.monotonic()
         if phase == self._last_phase and now - self._last_write < SECONDS_BETWEEN_PROGRESS_WRITES:
             return

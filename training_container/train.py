@@ -26,7 +26,7 @@ from training_container.dreambooth.dataset import (
     read_instance_pictures,
     read_pictures,
 )
-from training_container.dreambooth.evaluation import held_out_loss
+from training_container.dreambooth.evaluation import MOST_PHOTOS, held_out_loss
 from training_container.dreambooth.latents import encode_moments, scaling_factor_of
 from training_container.dreambooth.loop import Learner, Reading, RunState, run_loop
 from training_container.dreambooth.optimizer import build_optimizer, build_scaler
@@ -34,6 +34,7 @@ from training_container.dreambooth.precision import Precision, release, visible_
 from training_container.dreambooth.prior import class_image_folder, generate_class_images
 from training_container.dreambooth.sampling import GUIDANCE_SCALE, Drawn, Sampler
 from training_container.dreambooth.schedule import NoiseSchedule
+from training_container.dreambooth.team import ALONE, Team
 from training_container.dreambooth.text import PromptTable
 from training_container.dreambooth.trainable import Trainable, make_trainable
 from training_container.footprint import FootprintOf
@@ -68,25 +69,31 @@ class Studio:
     sampler: Sampler
 
 
-def train(platform: Platform) -> None:
-    """Raises a DreamdropError, or whatever the libraries raise; the caller reports it."""
+def train(platform: Platform, team: Team = ALONE) -> None:
+    """Raises a DreamdropError, or whatever the libraries raise; the caller reports it.
+
+    Every process of the team does the same, but that each generates its share of the class pictures and sees its share
+    of every batch, and that the first alone reports and saves.
+    """
+    platform.reports = team.leads
     asked = read_settings(platform.dataset, platform.hyperparameters())
     manifest = verify_base_model(platform.base_model)
     require_base_model(asked.base_model, manifest.id)
     settled = settle(asked, manifest)
     photos = read_photos(platform, settled)
-    total_steps = settled.hyperparameters.total_steps(len(photos.instance))
+    total_steps = settled.hyperparameters.total_steps(len(photos.instance), team.size)
     platform.report_progress("loading", 0, total_steps)
     base = load_base_model(platform.base_model, manifest)
     settings, precision = fit_into_memory(settled, base)
     studio = furnish(base, settings, photos, precision)
 
-    prior = prior_pictures(platform, studio, settings, manifest, photos, total_steps)
-    learner = prepare_learner(platform, base, studio, settings, photos.instance, prior, total_steps)
+    prior = prior_pictures(platform, studio, settings, manifest, photos, total_steps, team)
+    learner = prepare_learner(platform, base, studio, settings, photos.instance, prior, total_steps, team)
     fingerprint = fingerprint_of(
         settings.hyperparameters.model_dump(exclude={"save_steps"}),
         manifest.checksum,
         [(picture.sha256, picture.prompt) for picture in (*photos.instance, *prior)],
+        team.size,
     )
     state = restore_newest(platform.checkpoints, fingerprint, learner) or RunState()
     score = partial(score_photos, learner)
@@ -95,6 +102,8 @@ def train(platform: Platform) -> None:
     else:
         logger.info("resuming at step %d", state.step)
     run_to_the_end(platform, learner, state, total_steps, fingerprint)
+    if not team.leads:
+        return
     held_out_after = score()
 
     platform.report_progress("sampling", total_steps, total_steps)
@@ -187,6 +196,7 @@ def prior_pictures(
     manifest: BaseModelManifest,
     photos: Photos,
     total_steps: int,
+    team: Team,
 ) -> list[Picture]:
     """The class pictures of the dataset and, up to num_class_images of each class, some that the base model draws."""
     wanted = settings.hyperparameters
@@ -208,6 +218,7 @@ def prior_pictures(
                 studio.prompts.embeddings([studio.prompts.row(class_prompt)]),
                 studio.prompts.embeddings([studio.prompts.row(NO_PROMPT)]),
                 on_batch,
+                team,
             )
         pictures += read_pictures(files, class_prompt, class_rule(photos.rule), photos.frames)
     return pictures
@@ -228,6 +239,7 @@ def prepare_learner(
     instance: list[Picture],
     prior: list[Picture],
     total_steps: int,
+    team: Team,
 ) -> Learner:
     platform.raise_if_stopped()
     platform.report_progress("encoding", 0, total_steps)
@@ -244,6 +256,7 @@ def prepare_learner(
         settings=wanted,
         scaling_factor=scaling_factor_of(base.vae),
         average=WeightAverage(weights, wanted.ema_decay) if wanted.use_ema else None,
+        team=team,
     )
 
 
@@ -265,7 +278,7 @@ def encode_all(
 def score_photos(learner: Learner) -> float:
     """The held-out loss of the photos as the model stands."""
     learner.model.train_mode(False)
-    photos = learner.data.instance
+    photos = learner.data.instance[:MOST_PHOTOS]
     with torch.no_grad():
         return held_out_loss(
             learner.model.predict,
@@ -279,14 +292,19 @@ def score_photos(learner: Learner) -> float:
 def run_to_the_end(platform: Platform, learner: Learner, state: RunState, total_steps: int, fingerprint: str) -> None:
     """Raises TrainingStopped after the checkpoint if SIGTERM came."""
     platform.report_progress("training", state.step, total_steps)
-    save = partial(save_checkpoint, platform.checkpoints, fingerprint, learner, state)
+    team = learner.team
+
+    def save() -> None:
+        if team.leads:
+            save_checkpoint(platform.checkpoints, fingerprint, learner, state)
+
     finished = run_loop(
         learner,
         state,
         total_steps,
-        stop_requested=lambda: platform.stop_requested,
+        stop_requested=lambda: team.any(platform.stop_requested),
         save=save,
-        report=partial(tell, platform, total_steps),
+        report=partial(tell, platform, total_steps) if team.leads else lambda _: None,
     )
     if not finished:
         raise TrainingStopped(f"The training job was stopped at step {state.step} of {total_steps}.")

@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from contracts.errors import parse_error
 from tests.containers.training_parts import artifact_of, build_job, finish, start_program, weight_digests
+from training_container.platform import Platform
 from training_container.train import train
 
 
@@ -84,3 +87,62 @@ def test_a_job_without_enough_memory_says_so(tmp_path: Path, tiny_base_model: Pa
     assert program.returncode == 1
     failure = parse_error(job.failure.read_text())
     assert failure is not None and failure.code == "out_of_memory"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_processes_are_one_run_with_the_batch_of_both(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, method: str
+) -> None:
+    """Data parallelism over gloo: prior preservation, accumulation and a trained text encoder included."""
+    options = {
+        "method": method, "max_steps": 5, "save_steps": 3, "gradient_accumulation_steps": 2, "train_text_encoder": True,
+        "with_prior_preservation": True, "num_class_images": 4, "sample_batch_size": 2, "use_ema": True,
+    }  # fmt: skip
+    alone = build_job(tmp_path / "alone", tiny_base_model, small_dataset, batch_size=2, **options)
+    train(alone)
+    both = build_job(tmp_path / "both", tiny_base_model, small_dataset, batch_size=1, **options)
+    program = start_program(both.base, TRAINING_PROCESSES="2")
+    out, err = finish(program)
+    assert program.returncode == 0, err
+    assert not both.failure.exists()
+    expected, found = artifact_of(alone).training, artifact_of(both).training
+    assert found.first_loss == pytest.approx(expected.first_loss, rel=1e-5)
+    assert found.last_loss == pytest.approx(expected.last_loss, rel=1e-5)
+    assert found.held_out_after == pytest.approx(expected.held_out_after, rel=1e-5)
+    assert len([line for line in out.splitlines() if "train_avg_loss" in line and line.startswith("step 5/5")]) == 1
+    for mine in sorted(alone.model.rglob("*.safetensors")):
+        theirs = load_file(both.model / mine.relative_to(alone.model))
+        for name, tensor in load_file(mine).items():
+            torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    assert class_pictures(both) == class_pictures(alone)
+
+
+def class_pictures(job: Platform) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in job.checkpoints.glob("class_images-*/*.png")}
+
+
+def test_the_failure_of_one_process_ends_all_and_is_told_once(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+) -> None:
+    job = build_job(tmp_path / "job", tiny_base_model, small_dataset)
+    (job.dataset / "broken.png").write_bytes(b"broken")
+    program = start_program(job.base, TRAINING_PROCESSES="2")
+    finish(program)
+    assert program.returncode == 1
+    failure = parse_error(job.failure.read_text())
+    assert failure is not None and failure.code == "unreadable_image"
+
+
+def test_sigterm_reaches_every_process_and_leaves_a_checkpoint(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+) -> None:
+    job = build_job(tmp_path / "job", tiny_base_model, small_dataset, max_steps=2000)
+    program = start_program(job.base, TRAINING_PROCESSES="2")
+    assert program.stdout is not None
+    assert "train_avg_loss" in program.stdout.readline()
+    program.send_signal(signal.SIGTERM)
+    finish(program)
+    assert program.returncode == 1
+    failure = parse_error(job.failure.read_text())
+    assert failure is not None and failure.code == "training_stopped"
+    assert len(list(job.checkpoints.glob("checkpoint-*"))) == 1

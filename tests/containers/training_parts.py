@@ -47,11 +47,11 @@ def weight_digests(directory: Path) -> dict[str, str]:
     }
 
 
-def start_program(base: Path) -> subprocess.Popen[str]:
+def start_program(base: Path, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "training_container", "train"],
         cwd=REPOSITORY,
-        env={**os.environ, "SAGEMAKER_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "SAGEMAKER_BASE_DIR": str(base), "OMP_NUM_THREADS": "1", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,6 +12,7 @@ from torch import Tensor
 from contracts.training import Hyperparameters
 from training_container.dreambooth.dataset import Frame, Picture
 from training_container.dreambooth.draws import StepDraws, generator_for, sample_indices
+from training_container.dreambooth.team import ALONE, Team
 
 Encode = Callable[[Sequence[Image.Image]], Tensor]  # N pictures of one size -> (N, 2C, h, w)
 
@@ -51,20 +52,27 @@ def encode_always(picture: Picture, encode: Encode, prompt_row: int) -> Encoded:
     return Encoded(lambda draw: encode([picture.fresh_crop(draw)])[0], picture.frame, prompt_row)
 
 
-def batch_at(data: TrainingSet, settings: Hyperparameters, step: int, micro: int, num_timesteps: int) -> Batch:
-    """step counts optimiser steps from 0; micro counts the passes that one step accumulates."""
-    seed, size = settings.seed, settings.batch_size
+def batch_at(
+    data: TrainingSet, settings: Hyperparameters, step: int, micro: int, num_timesteps: int, team: Team = ALONE
+) -> Batch:
+    """step counts optimiser steps from 0; micro counts the passes that one step accumulates.
+
+    The team's processes together see the batch that one process with batch_size x size would see.
+    """
+    seed, size = settings.seed, settings.batch_size * team.size
     number = step * settings.gradient_accumulation_steps + micro
     chosen = choose_instances(data.instance, seed, number, size)
+    mine = team.share_of(list(range(size)))
     if data.prior:
         same_size = [picture for picture in data.prior if picture.frame == chosen[0].frame]
         chosen += [same_size[i] for i in sample_indices(seed, "class", number * size, size, len(same_size))]
+        mine += [size + place for place in mine]
     generator = generator_for(seed, "step", step, micro)
     crops = torch.randint(0, 2**31, (len(chosen),), generator=generator).tolist()
-    moments = torch.stack([picture.moments(crop) for picture, crop in zip(chosen, crops, strict=True)])
+    moments = torch.stack([chosen[place].moments(crops[place]) for place in mine])
     shape = (len(chosen), moments.shape[1] // 2, *moments.shape[2:])
-    draws = StepDraws.of(generator, shape, num_timesteps).to(moments.device)
-    return Batch(moments, [picture.prompt_row for picture in chosen], draws)
+    draws = StepDraws.of(generator, shape, num_timesteps).at(mine).to(moments.device)
+    return Batch(moments, [chosen[place].prompt_row for place in mine], draws)
 
 
 def choose_instances(pictures: list[Encoded], seed: int, number: int, size: int) -> list[Encoded]:

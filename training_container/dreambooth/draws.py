@@ -36,6 +36,9 @@ class StepDraws:
             offset=torch.randn((*shape[:2], 1, 1), generator=generator),
         )
 
+    def at(self, places: list[int]) -> StepDraws:
+        return StepDraws(self.posterior[places], self.noise[places], self.timesteps[places], self.offset[places])
+
     def to(self, device: torch.device) -> StepDraws:
         return StepDraws(
             self.posterior.to(device), self.noise.to(device), self.timesteps.to(device), self.offset.to(device)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,10 +15,11 @@ from torch import Tensor
 from contracts.errors import TrainingDiverged
 from contracts.training import Hyperparameters
 from training_container.dreambooth.average import WeightAverage
-from training_container.dreambooth.batches import TrainingSet, batch_at
+from training_container.dreambooth.batches import Batch, TrainingSet, batch_at
 from training_container.dreambooth.loss import loss_step
 from training_container.dreambooth.optimizer import apply_update
 from training_container.dreambooth.schedule import NoiseSchedule, learning_rate_at
+from training_container.dreambooth.team import ALONE, Team, without_sync
 from training_container.dreambooth.text import PromptTable
 from training_container.dreambooth.trainable import Trainable
 
@@ -56,26 +59,34 @@ class Learner:
     settings: Hyperparameters
     scaling_factor: float
     average: WeightAverage | None = None
+    team: Team = ALONE
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        return loss_step(
+            self.model.predict,
+            self.schedule,
+            batch.moments,
+            self.prompts.embeddings(batch.prompt_rows),
+            batch.draws,
+            scaling_factor=self.scaling_factor,
+            prior_loss_weight=self.settings.prior_loss_weight if self.data.prior else None,
+            snr_gamma=self.settings.snr_gamma,
+            noise_offset=self.settings.noise_offset,
+        )
+
+    @cached_property
+    def differentiable(self) -> torch.nn.Module:
+        return self.team.parallel(_DifferentiableLoss(self))
 
     def optimise(self, step: int, learning_rate: float) -> Tensor:
         """One optimiser step. Returns its loss, detached and still on the device."""
         passes = self.settings.gradient_accumulation_steps
-        prior_weight = self.settings.prior_loss_weight if self.data.prior else None
         total = torch.zeros((), device=self.model.precision.device)
         for micro in range(passes):
-            batch = batch_at(self.data, self.settings, step, micro, self.schedule.num_timesteps)
-            loss = loss_step(
-                self.model.predict,
-                self.schedule,
-                batch.moments,
-                self.prompts.embeddings(batch.prompt_rows),
-                batch.draws,
-                scaling_factor=self.scaling_factor,
-                prior_loss_weight=prior_weight,
-                snr_gamma=self.settings.snr_gamma,
-                noise_offset=self.settings.noise_offset,
-            )
-            self.scaler.scale(loss / passes).backward()  # type: ignore[no-untyped-call]
+            batch = batch_at(self.data, self.settings, step, micro, self.schedule.num_timesteps, self.team)
+            with nullcontext() if micro == passes - 1 else without_sync(self.differentiable):
+                loss = self.differentiable(batch)
+                self.scaler.scale(loss / passes).backward()
             total += loss.detach() / passes
         apply_update(
             self.optimizer,
@@ -86,7 +97,19 @@ class Learner:
         )
         if self.average:
             self.average.update(step + 1)
-        return total
+        return self.team.mean(total)
+
+
+class _DifferentiableLoss(torch.nn.Module):
+    """What data parallelism must see: the trained networks as one module, and the loss as its forward pass."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.networks = torch.nn.ModuleList([learner.model.unet, learner.model.text_encoder])
+        self._loss_of = learner.loss_of
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._loss_of(batch)
 
 
 def read_losses(state: RunState, pending: list[Tensor]) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from training_container.dreambooth.sampling import Sampler
+from training_container.dreambooth.team import ALONE, Team
 
 
 def class_image_folder(parent: Path, *identity: object) -> Path:
@@ -24,20 +25,22 @@ def generate_class_images(
     prompt: Tensor,
     empty: Tensor,
     on_batch: Callable[[int], None],
+    team: Team = ALONE,
 ) -> list[Path]:
     """Exactly `shortfall` PNG files. Whole batches that are there are kept, so a restart draws the same pictures.
 
-    on_batch gets the number of pictures that are done; it may raise to stop.
+    The team shares the batches. on_batch gets the number of pictures that are done; it may raise to stop.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"class-{number:04}.png" for number in range(shortfall)]
     for first in range(0, shortfall, batch_size):
         on_batch(first)
         batch = range(first, min(first + batch_size, shortfall))
-        if all(files[number].exists() for number in batch):
+        if first // batch_size % team.size != team.rank or all(files[number].exists() for number in batch):
             continue
         for number, drawn in zip(batch, sampler.draw(prompt, empty, "class image", batch), strict=True):
             partial = files[number].with_suffix(".partial")
             drawn.picture.save(partial, format="PNG")
             partial.replace(files[number])
+    team.wait()
     return files
