@@ -127,7 +127,7 @@ class InvalidSubjectName(CallerError):
 class EmptyDataset(CallerError):
     code = "empty_dataset"
     status = 422
-    default_cure = "Upload at least one PNG, JPEG or WebP photo of the subject to the top level of the dataset."
+    default_cure = "Upload at least one PNG, JPEG, WebP or HEIC photo of the subject to the top level of the dataset."
 
 
 class UnreadableImage(CallerError):

@@ -37,7 +37,7 @@ MAX_IMAGE_BYTES = 50 * 1024 * 1024
 MAX_IMAGE_PIXELS = 80_000_000
 MAX_ASPECT_RATIO = 16  # a strip scaled to the training resolution on its short side would fill the memory
 CAPTION_EXTENSION = ".txt"  # beside a photo, under the same name
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")
 
 # Keys that the SageMaker SDK and JumpStart put into the same map: ignored, never refused.
 FOREIGN_KEY_PREFIXES = ("sagemaker_", "_tuning_objective_metric")

@@ -17,7 +17,6 @@ from contracts.errors import InternalError
 from contracts.generation import Generation, GenerationRequest
 from contracts.pipeline import DatasetReport, Run, Stage, Subject
 from contracts.storage import dataset_prefix, report_key, version_manifest_key
-from contracts.training import IMAGE_EXTENSIONS
 from dreamdrop.client import Client, files_to_drop
 from dreamdrop.default_base import ensure_imported, read_finished
 from dreamdrop.deployment import Deployment
@@ -189,7 +188,8 @@ def _read(deployment: Deployment, key: str) -> bytes:
 
 
 def photos_of(dataset: Path) -> list[Shown]:
-    photos = [path for path in sorted(dataset.iterdir()) if path.suffix.lower() in IMAGE_EXTENSIONS]
+    """Those that a page can show."""
+    photos = [path for path in sorted(dataset.iterdir()) if path.suffix.lower() in MEDIA_TYPES]
     return [_shown(path, path.name) for path in photos]
 
 

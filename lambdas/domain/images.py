@@ -2,13 +2,15 @@
 
 Header and structure are enough to stop a text file, a truncated upload or a decompression bomb before a GPU is paid
 for, and need no native library in the function. The training container decodes every picture before it loads a model.
-Formats: PNG (ISO 15948), JPEG (ITU T.81), WebP (Google's RIFF container specification).
+Formats: PNG (ISO 15948), JPEG (ITU T.81), WebP (Google's RIFF container specification), HEIC (ISO 23008-12, in the boxes
+of ISO 14496-12).
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from contracts.training import MAX_ASPECT_RATIO, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
@@ -17,6 +19,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset([0x01, *range(0xD0, 0xD8)])
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1")
+_FULL_BOX = 4  # bytes of version and flags, before what is inside
 
 
 class Unreadable(Exception):
@@ -61,9 +65,65 @@ def _read(content: bytes) -> ImageFacts:
         return _jpeg(content)
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return _webp(content)
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS:
+        return _heic(content)
     if not content:
         raise Unreadable("the file is empty")
-    raise Unreadable("its content is neither PNG, JPEG nor WebP")
+    raise Unreadable("its content is neither PNG, JPEG, WebP nor HEIC")
+
+
+def _heic(content: bytes) -> ImageFacts:
+    """The size of the primary item: beside it, phones store tiles, thumbnails and depth maps."""
+    file = dict(_boxes(content))
+    if not {b"meta", b"mdat"} <= file.keys():
+        raise Unreadable("the HEIC is damaged (a box is missing)")
+    meta = dict(_boxes(file[b"meta"][_FULL_BOX:]))
+    iprp = dict(_boxes(meta.get(b"iprp", b"")))
+    properties = list(_boxes(iprp.get(b"ipco", b"")))
+    primary = int.from_bytes(meta.get(b"pitm", b"")[_FULL_BOX:], "big")
+    own = dict(properties[i - 1] for i in _associated(iprp.get(b"ipma", b""), primary) if 0 < i <= len(properties))
+    if b"ispe" not in own:
+        raise Unreadable("the HEIC holds no picture")
+    width, height = struct.unpack_from(">II", own[b"ispe"], _FULL_BOX)
+    if b"clap" in own:  # encoders pad to whole blocks, and say here what is the picture
+        clean_width, over_width, clean_height, over_height = struct.unpack_from(">4I", own[b"clap"])
+        width, height = clean_width // max(1, over_width), clean_height // max(1, over_height)
+    return ImageFacts("heic", width, height)
+
+
+def _associated(ipma: bytes, wanted: int) -> list[int]:
+    """Places, counted from 1, of an item's properties among all."""
+    if len(ipma) < 8:
+        return []
+    wide_item, wide_place = ipma[0] >= 1, ipma[3] & 1
+    (entries,) = struct.unpack_from(">I", ipma, 4)
+    position = 8
+    for _ in range(entries):
+        item, count = struct.unpack_from(">IB" if wide_item else ">HB", ipma, position)
+        position += 5 if wide_item else 3
+        size = 2 if wide_place else 1
+        if item == wanted:
+            places = struct.unpack_from(f">{count}{'H' if wide_place else 'B'}", ipma, position)
+            return [place & (0x7FFF if wide_place else 0x7F) for place in places]
+        position += size * count
+    return []
+
+
+def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, body) of each box."""
+    position = 0
+    while position < len(content):
+        size, kind = struct.unpack_from(">I4s", content, position)
+        header = 8
+        if size == 1:  # the real size follows
+            (size,) = struct.unpack_from(">Q", content, position + 8)
+            header = 16
+        elif size == 0:  # to the end
+            size = len(content) - position
+        if size < header or position + size > len(content):
+            raise Unreadable("the HEIC is cut short")
+        yield kind, content[position + header : position + size]
+        position += size
 
 
 def _png(content: bytes) -> ImageFacts:

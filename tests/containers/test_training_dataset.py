@@ -84,13 +84,21 @@ def test_a_photo_stands_upright_whatever_its_exif_orientation(orientation: int) 
         (Image.new("1", (32, 32), 1), "PNG", (255, 255, 255)),
         (Image.fromarray(np.full((32, 32), 257 * 100, dtype=np.uint16)), "PNG", (100, 100, 100)),
         (Image.new("CMYK", (32, 32), (255, 255, 0, 0)), "JPEG", (0, 0, 255)),
+        (Image.new("RGB", (32, 32), (0, 0, 200)), "HEIF", (0, 0, 200)),
     ],
-    ids=["transparent", "opaque-webp", "grey-alpha", "grey", "palette", "bilevel", "16-bit", "cmyk"],
+    ids=["transparent", "opaque-webp", "grey-alpha", "grey", "palette", "bilevel", "16-bit", "cmyk", "heic"],
 )
 def test_every_colour_mode_becomes_rgb(picture: Image.Image, kind: str, expected: tuple[int, ...]) -> None:
     opened = open_picture(as_bytes(picture, kind), "photo")
     assert opened.mode == "RGB"
     assert np.allclose(centre_of(opened), expected, atol=6)
+
+
+def test_a_turned_heic_is_upright() -> None:
+    stored, exif = four_quarters(64).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    opened = open_picture(as_bytes(stored, "HEIF", exif=exif.tobytes(), quality=95), "photo.heic")
+    assert np.abs(np.asarray(opened, dtype=int) - np.asarray(four_quarters(64), dtype=int)).mean() < 8
 
 
 def test_the_first_frame_of_an_animation_is_taken() -> None:

@@ -124,7 +124,7 @@ def png(body: bytes, width: int = 64, height: int = 64) -> bytes:
 BAD_DATASETS: dict[str, tuple[dict[str, bytes], str, str]] = {
     # subject: (files, code, what the cause names)
     "no-photo": ({"dataset_info.json": dataset_info()}, "empty_dataset", "no photo"),
-    "only-junk": ({"readme.md": b"x", "photo.heic": b"y"}, "empty_dataset", "photo.heic"),
+    "only-junk": ({"readme.md": b"x", "photo.tiff": b"y"}, "empty_dataset", "photo.tiff"),
     "no-image-opens": ({"a.png": b"\x00" * 50, "b.jpg": b"zzz"}, "unreadable_image", "a.png"),
     "truncated": ({"a.png": photo(1), "b.jpg": photo(2, "JPEG")[:-40]}, "unreadable_image", "b.jpg"),
     "text-as-png": ({"a.png": b"I am text", "b.png": photo(1)}, "unreadable_image", "a.png"),

@@ -50,7 +50,7 @@ def test_names_that_could_escape_or_hide_are_refused(name: str) -> None:
         lay_out(files("good.png", name))
 
 
-@pytest.mark.parametrize("paths", [("dataset_info.json",), ("notes.txt", "photo.heic")])
+@pytest.mark.parametrize("paths", [("dataset_info.json",), ("notes.txt", "photo.tiff")])
 def test_a_dataset_without_a_photo_is_empty_and_says_what_it_holds(paths: tuple[str, ...]) -> None:
     with pytest.raises(EmptyDataset) as caught:
         lay_out(files(*paths))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import struct
@@ -9,8 +10,11 @@ import zlib
 
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from lambdas.domain.images import ImageFacts, TooLarge, Unreadable, inspect
+
+register_heif_opener()
 
 
 def picture(kind: str, mode: str = "RGB", size: tuple[int, int] = (40, 30), **options: object) -> bytes:
@@ -31,6 +35,8 @@ def picture(kind: str, mode: str = "RGB", size: tuple[int, int] = (40, 30), **op
         (picture("JPEG", progressive=True), ImageFacts("jpeg", 40, 30)),
         (picture("JPEG", quality=100, subsampling=0, restart_marker_blocks=1), ImageFacts("jpeg", 40, 30)),
         (picture("WEBP"), ImageFacts("webp", 40, 30)),
+        (picture("HEIF"), ImageFacts("heic", 40, 30)),
+        (picture("HEIF", "RGBA"), ImageFacts("heic", 40, 30)),
         (picture("WEBP", lossless=True), ImageFacts("webp", 40, 30)),
         (picture("WEBP", "RGBA", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"), ImageFacts("webp", 40, 30)),
     ],
@@ -39,7 +45,7 @@ def test_a_whole_picture_is_read(content: bytes, facts: ImageFacts) -> None:
     assert inspect(content) == facts
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "HEIF"])
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.95])
 def test_a_truncated_picture_is_unreadable(kind: str, kept: float) -> None:
     content = picture(kind, size=(64, 64))
@@ -88,7 +94,18 @@ def test_a_header_that_is_too_short_is_unreadable() -> None:
 
 def test_random_bytes_after_a_true_start_never_break_the_reader() -> None:
     dice = random.Random(1)
-    for start in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x00\x00\x00\x00WEBP"):
+    starts = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x00\x00\x00\x00WEBP", b"\0\0\0\x0cftypheic")
+    for start in starts:
         for _ in range(300):
             with pytest.raises((Unreadable, TooLarge)):
                 inspect(start + dice.randbytes(dice.randrange(200)))
+
+
+def test_damage_anywhere_in_a_heic_never_breaks_the_reader() -> None:
+    whole = picture("HEIF")
+    dice = random.Random(2)
+    for _ in range(500):
+        content = bytearray(whole)
+        content[dice.randrange(len(content))] = dice.randrange(256)
+        with contextlib.suppress(Unreadable, TooLarge):
+            inspect(bytes(content))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
 from contracts.errors import EmptyDataset, ImageTooLarge, TooManyImages, UnreadableImage
 from contracts.storage import CLASS_IMAGES
@@ -30,7 +31,8 @@ from training_container.dreambooth.draws import generator_for
 logger = logging.getLogger("training")
 
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
-FORMATS = ("PNG", "JPEG", "WEBP")
+register_heif_opener()
+FORMATS = ("PNG", "JPEG", "WEBP", "HEIF")
 MOST_ELONGATED = 2  # a bucket's longer side over its shorter
 CROPS_OF_A_PHOTO = 4  # positions along the longer side; a square photo has one
 MATTE = (255, 255, 255)  # behind transparent pixels
@@ -194,7 +196,7 @@ def open_picture(content: bytes, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(f"{name} has more than {MAX_IMAGE_PIXELS // 10**6} million pixels.") from error
     except UnidentifiedImageError as error:
-        raise UnreadableImage(f"{name} is not a PNG, JPEG or WebP picture.") from error
+        raise UnreadableImage(f"{name} is not a PNG, JPEG, WebP or HEIC picture.") from error
     except MemoryError:
         raise
     except Exception as error:  # the decoders and the EXIF reader raise whatever a damaged byte leads them to
