@@ -8,6 +8,7 @@ The data bucket:
     reports/<subject>/<dataset>.json                    what the check found
     base-models/<id>/...                                imported once, manifest.json with sha256 sums
     checkpoints/<subject>/<dataset>/                    synchronised with the training container; progress.json
+    class-images/<set>/class-<k>.png                    drawn for prior preservation, kept for later jobs
     models/<subject>/<version>/<job>/output/model/...   written by SageMaker
     models/<subject>/<version>/manifest.json            written last: the version exists once this does
     inference/output/, inference/failure/               answers of the asynchronous endpoints
@@ -16,6 +17,8 @@ The data bucket:
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import NamedTuple
 
@@ -27,6 +30,7 @@ SNAPSHOTS = "snapshots/"
 REPORTS = "reports/"
 BASE_MODELS = "base-models/"
 CHECKPOINTS = "checkpoints/"
+CLASS_IMAGE_SETS = "class-images/"
 MODELS = "models/"
 GENERATIONS = "generations/"
 DATASET_INFO = "dataset_info.json"
@@ -92,6 +96,21 @@ def base_model_prefix(base_model: str) -> str:
 def checkpoint_prefix(subject: str, dataset_id: str) -> str:
     """One for all attempts at a dataset, so that the next attempt goes on where the last one was cut off."""
     return f"{CHECKPOINTS}{subject}/{dataset_id}/"
+
+
+def class_image_set(base_model_checksum: str, class_prompt: str, resolution: int, seed: int) -> str:
+    """Twelve hex digits that name the class pictures which a base model draws: the same ones in every job."""
+    identity = json.dumps([base_model_checksum, class_prompt, resolution, seed])
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+def class_image_set_prefix(image_set: str) -> str:
+    return f"{CLASS_IMAGE_SETS}{image_set}/"
+
+
+def class_image_folder(image_set: str) -> str:
+    """Of a checkpoint folder, and the channel of a training job that brings a kept set."""
+    return f"class_images-{image_set}"
 
 
 def progress_key(subject: str, dataset_id: str) -> str:

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from contracts.errors import InvalidDatasetInfo
-from contracts.storage import CLASS_IMAGES
+from contracts.storage import CLASS_IMAGES, class_image_set
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_INSTANCE_IMAGES = 200
@@ -384,6 +384,16 @@ class TrainingRequest(BaseModel):
     class_prompt: Prompt | None
     concepts: list[Concept] = []
     hyperparameters: Hyperparameters
+
+    def class_image_sets(self, base_model_checksum: str) -> list[str]:
+        """Of the pictures that prior preservation wants; none without it."""
+        wanted = self.hyperparameters
+        if not wanted.with_prior_preservation:
+            return []
+        return [
+            class_image_set(base_model_checksum, prompt, wanted.resolution or 0, wanted.seed)
+            for prompt in self.class_prompts
+        ]
 
     @property
     def class_prompts(self) -> list[str]:

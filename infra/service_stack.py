@@ -8,6 +8,7 @@ from constructs import Construct
 from contracts.storage import (
     BASE_MODELS,
     CHECKPOINTS,
+    CLASS_IMAGE_SETS,
     DATASETS,
     GENERATIONS,
     INFERENCE,
@@ -19,6 +20,7 @@ from contracts.storage import (
     PROGRESS,
     REPORTS,
     SNAPSHOTS,
+    class_image_folder,
 )
 from infra.constructs.alarms import Alarms
 from infra.constructs.dataset_intake import DatasetIntake
@@ -97,12 +99,15 @@ class ServiceStack(Stack):
 
         read_objects(bucket, states.check_dataset, f"{DATASETS}*", f"{MANIFESTS}*", f"{BASE_MODELS}*/{MANIFEST}")
         write_objects(bucket, states.check_dataset, f"{SNAPSHOTS}*", f"{REPORTS}*")
-        read_objects(bucket, training.role, f"{SNAPSHOTS}*", f"{BASE_MODELS}*", f"{CHECKPOINTS}*")
+        read_objects(bucket, states.plan_training, f"{BASE_MODELS}*/{MANIFEST}")
+        read_objects(
+            bucket, training.role, *(f"{part}*" for part in (SNAPSHOTS, BASE_MODELS, CHECKPOINTS, CLASS_IMAGE_SETS))
+        )
         write_objects(bucket, training.role, f"{MODELS}*", f"{CHECKPOINTS}*")
 
         read_objects(bucket, states.judge_model, f"{MODELS}*")
-        read_objects(bucket, states.publish_model, f"{MODELS}*")
-        write_objects(bucket, states.publish_model, f"{MODELS}*/{MANIFEST}")
+        read_objects(bucket, states.publish_model, f"{MODELS}*", f"{CHECKPOINTS}*/{class_image_folder('*')}")
+        write_objects(bucket, states.publish_model, f"{MODELS}*/{MANIFEST}", f"{CLASS_IMAGE_SETS}*")
         read_objects(bucket, states.host_model, f"{BASE_MODELS}*/{MANIFEST}")
 
         read_objects(bucket, hosting.role, f"{BASE_MODELS}*", f"{MODELS}*")

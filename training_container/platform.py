@@ -47,13 +47,17 @@ class Platform:
     def from_environment(cls) -> Platform:
         return cls(Path(os.environ.get(BASE_DIRECTORY_VARIABLE) or DEFAULT_BASE_DIRECTORY))
 
+    def channel(self, name: str) -> Path:
+        """Absent when the job has no such channel."""
+        return self.base / "input" / "data" / name
+
     @property
     def dataset(self) -> Path:
-        return self.base / "input" / "data" / "training"
+        return self.channel("training")
 
     @property
     def base_model(self) -> Path:
-        return self.base / "input" / "data" / "model"
+        return self.channel("model")
 
     @property
     def model(self) -> Path:

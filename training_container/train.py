@@ -12,6 +12,7 @@ import torch
 
 from contracts.artifact import BaseModelManifest, TrainingSummary
 from contracts.errors import TrainingStopped
+from contracts.storage import class_image_folder, class_image_set
 from contracts.training import Hyperparameters, settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
 from training_container.base_model import BaseModel, frame_multiple, load_base_model, verify_base_model
@@ -31,7 +32,7 @@ from training_container.dreambooth.latents import encode_moments, scaling_factor
 from training_container.dreambooth.loop import Learner, Reading, RunState, run_loop
 from training_container.dreambooth.optimizer import build_optimizer, build_scaler
 from training_container.dreambooth.precision import Precision, release, visible_gpu
-from training_container.dreambooth.prior import class_image_folder, generate_class_images
+from training_container.dreambooth.prior import generate_class_images
 from training_container.dreambooth.sampling import GUIDANCE_SCALE, Drawn, Sampler
 from training_container.dreambooth.schedule import NoiseSchedule
 from training_container.dreambooth.team import ALONE, Team
@@ -208,10 +209,13 @@ def prior_pictures(
         if shortfall <= 0:
             continue
         on_batch = partial(tell_class_images, platform, class_prompt, shortfall, total_steps)
-        identity = (manifest.checksum, class_prompt, wanted.resolution, wanted.seed, wanted.sample_batch_size)
+        folder = class_image_folder(
+            class_image_set(manifest.checksum, class_prompt, wanted.resolution or 0, wanted.seed)
+        )
         with torch.no_grad():
             files = generate_class_images(
-                class_image_folder(platform.checkpoints, *identity),
+                platform.checkpoints / folder,
+                platform.channel(folder),
                 shortfall,
                 wanted.sample_batch_size,
                 studio.sampler,

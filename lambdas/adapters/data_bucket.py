@@ -39,6 +39,9 @@ class DataBucket:
                     modified = item["LastModified"].astimezone(UTC)
                     yield StoredObject(item["Key"], item["ETag"].strip('"'), item["Size"], modified)
 
+    def count(self, prefix: str) -> int:
+        return sum(1 for _ in self.list(prefix))
+
     def read(self, key: str) -> bytes | None:
         """None when there is no such object."""
         try:

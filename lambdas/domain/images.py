@@ -2,8 +2,8 @@
 
 Header and structure are enough to stop a text file, a truncated upload or a decompression bomb before a GPU is paid
 for, and need no native library in the function. The training container decodes every picture before it loads a model.
-Formats: PNG (ISO 15948), JPEG (ITU T.81), WebP (Google's RIFF container specification), HEIC (ISO 23008-12, in the boxes
-of ISO 14496-12).
+Formats: PNG (ISO 15948), JPEG (ITU T.81), WebP (Google's RIFF container specification), HEIC (ISO 23008-12, in boxes of
+ISO 14496-12).
 """
 
 from __future__ import annotations

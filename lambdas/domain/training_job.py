@@ -5,10 +5,18 @@ https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from contracts.pipeline import DatasetChecked, Quote
-from contracts.storage import base_model_prefix, checkpoint_prefix, snapshot_prefix, version_prefix
+from contracts.storage import (
+    base_model_prefix,
+    checkpoint_prefix,
+    class_image_folder,
+    class_image_set_prefix,
+    snapshot_prefix,
+    version_prefix,
+)
 from contracts.training import MEMORY_TIER
 
 VOLUME_GIB = 50  # ignored on instances with local NVMe (g4dn, g5, g6)
@@ -16,9 +24,20 @@ LOSS_METRIC = {"Name": "train-loss", "Regex": r"train_avg_loss=([-+]?[0-9]*\.?[0
 
 
 def training_job(
-    checked: DatasetChecked, quote: Quote, *, job_name: str, version: str, bucket: str, image: str, role_arn: str
+    checked: DatasetChecked,
+    quote: Quote,
+    *,
+    job_name: str,
+    version: str,
+    bucket: str,
+    image: str,
+    role_arn: str,
+    class_image_sets: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Network isolation is on: everything arrives and leaves through channels, model, checkpoints and logs."""
+    """Network isolation is on: everything arrives and leaves through channels, model, checkpoints and logs.
+
+    class_image_sets: those that the bucket keeps; an empty channel would fail the job.
+    """
     subject, request = checked.subject, checked.request
     return {
         "TrainingJobName": job_name,
@@ -32,6 +51,10 @@ def training_job(
         "InputDataConfig": [
             _channel("training", f"s3://{bucket}/{snapshot_prefix(subject, checked.dataset_id)}"),
             _channel("model", f"s3://{bucket}/{base_model_prefix(request.base_model)}"),
+            *(
+                _channel(class_image_folder(kept), f"s3://{bucket}/{class_image_set_prefix(kept)}")
+                for kept in class_image_sets
+            ),
         ],
         "OutputDataConfig": {
             "S3OutputPath": f"s3://{bucket}/{version_prefix(subject, version)}".rstrip("/"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contracts.environment import PlanEnvironment
 from contracts.pipeline import DatasetChecked, TrainingPlanned
-from contracts.storage import training_job_name, version_id
+from contracts.storage import class_image_set_prefix, training_job_name, version_id
 from lambdas.adapters.configuration import environment
+from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger
 from lambdas.adapters.table import Subjects
 from lambdas.domain.pricing import quote
@@ -18,11 +19,14 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
     env = environment(PlanEnvironment)
     subjects = Subjects(env.table_name)
     subjects.enter(checked, "planning", attempt=checked.attempt, ignored=checked.ignored)
+    bucket = DataBucket(env.data_bucket)
+    wanted_sets = checked.request.class_image_sets(bucket.base_model(checked.request.base_model).checksum)
+    kept = {name: count for name in wanted_sets if (count := bucket.count(class_image_set_prefix(name)))}
     price = quote(
         checked.request.hyperparameters,
         instance_type=env.training_instance_types[checked.ladder_rung],
         instance_images=checked.instance_images,
-        class_images=checked.class_images,
+        class_images=checked.class_images + sum(kept.values()),
         classes=len(checked.request.class_prompts),
         max_seconds=env.training_max_seconds,
         budget_dollars=env.training_budget_dollars,
@@ -37,6 +41,7 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
         bucket=env.data_bucket,
         image=env.training_image,
         role_arn=env.training_role_arn,
+        class_image_sets=list(kept),
     )
     logger.info("planned", extra={"job": job_name, "quote": price.plain()})
     subjects.enter(checked, "training", version=version, quote=price.model_dump_json())

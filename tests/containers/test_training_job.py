@@ -232,6 +232,22 @@ def test_class_pictures_are_drawn_once_counted_right_and_seeded(
     assert class_pictures(job) == first
 
 
+def test_class_pictures_of_earlier_jobs_are_used_and_only_the_others_drawn(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+) -> None:
+    options = {"with_prior_preservation": True, "num_class_images": 4, "sample_batch_size": 2, "max_steps": 2}
+    first = run_job(tmp_path / "first", tiny_base_model, small_dataset, **options)
+    [drawn] = first.checkpoints.glob("class_images-*")
+    second = build_job(tmp_path / "second", tiny_base_model, small_dataset, **options)
+    kept = second.channel(drawn.name)
+    kept.mkdir()
+    for name in ("class-0000.png", "class-0001.png", "class-0002.png"):
+        shutil.copyfile(drawn / name, kept / name)
+    train(second)
+    assert list(class_pictures(second)) == ["class-0003.png"]
+    assert weight_digests(second.model) == weight_digests(first.model)
+
+
 def test_prior_preservation_changes_what_is_learned_by_its_weight(
     tmp_path: Path, tiny_base_model: Path, small_dataset: Path
 ) -> None:

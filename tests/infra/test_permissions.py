@@ -36,7 +36,7 @@ WRITES = {
     "IntakeTakeDataset": {"manifests/*"},
     "TrainingCheckDataset": {"snapshots/*", "reports/*"},
     "TrainingRole": {"models/*", "checkpoints/*"},
-    "TrainingPublishModel": {"models/*/manifest.json"},
+    "TrainingPublishModel": {"models/*/manifest.json", "class-images/*"},
     "HostingRole": {"inference/output/*", "inference/failure/*"},
     "HostingRecordGeneration": {"generations/*"},
 }

@@ -26,12 +26,21 @@ from contracts.pipeline import DatasetReport, Subject
 from contracts.storage import (
     MANIFEST,
     base_model_prefix,
+    checkpoint_prefix,
+    class_image_folder,
+    class_image_set_prefix,
     dataset_prefix,
     report_key,
     snapshot_prefix,
     version_manifest_key,
 )
-from contracts.training import DatasetInfo, Hyperparameters, TrainingDefaults, settle_hyperparameters
+from contracts.training import (
+    DatasetInfo,
+    Hyperparameters,
+    TrainingDefaults,
+    TrainingRequest,
+    settle_hyperparameters,
+)
 from lambdas.adapters import hosting
 from lambdas.adapters.table import Subjects
 from lambdas.hosting import host_model
@@ -87,7 +96,7 @@ def taken(
         subject, files or {"a.png": photo(), "b.jpg": photo("blue", "JPEG"), "dataset_info.json": INFO, "x.txt": b"x"}
     )
     assert take(context, dataset_prefix(subject) + "a.png") == {"batchItemFailures": []}
-    execution = account.executions()[-1]
+    execution = next(found for found in reversed(account.executions()) if found["name"].startswith(f"{subject}-"))
     described = boto3.client("stepfunctions").describe_execution(executionArn=execution["executionArn"])
     payload: dict[str, Any] = json.loads(described["input"])
     assert execution["name"] == payload["run_id"]
@@ -327,6 +336,11 @@ def trained(account: Account, context: Context, **summary: Any) -> dict[str, Any
     """What Train hands on, with a model in the bucket as SageMaker would have left it."""
     planned = plan(account, context)
     output = f"{planned['training_job']['OutputDataConfig']['S3OutputPath']}/{planned['job_name']}/output/model"
+    leave_model(account, output, "c", **summary)
+    return planned | {"artifact_uri": output, "billable_seconds": 60}
+
+
+def leave_model(account: Account, output: str, base_model_checksum: str, **summary: Any) -> None:
     prefix = output.removeprefix(f"s3://{BUCKET}/") + "/"
     account.put(prefix + "pytorch_lora_weights.safetensors", b"weights")
     values = {
@@ -334,12 +348,12 @@ def trained(account: Account, context: Context, **summary: Any) -> dict[str, Any
         "held_out_after": 0.6, "samples": [SampleCheck(path="samples/0.png", finite=True, contrast=0.3)], **summary,
     }  # fmt: skip
     artifact = Artifact(
-        method="lora", base_model="tiny", base_model_checksum="c", instance_prompt="a photo of sks dog",
-        class_prompt=None, resolution=64, hyperparameters=Hyperparameters(), training=TrainingSummary(**values),
-        versions={}, files=[FileEntry(path="pytorch_lora_weights.safetensors", size=7, sha256="0" * 64)],
+        method="lora", base_model="tiny", base_model_checksum=base_model_checksum,
+        instance_prompt="a photo of sks dog", class_prompt=None, resolution=64, hyperparameters=Hyperparameters(),
+        training=TrainingSummary(**values), versions={},
+        files=[FileEntry(path="pytorch_lora_weights.safetensors", size=7, sha256="0" * 64)],
     )  # fmt: skip
     account.put(prefix + "artifact.json", artifact.model_dump_json().encode())
-    return planned | {"artifact_uri": output, "billable_seconds": 60}
 
 
 def published(account: Account, context: Context) -> dict[str, Any]:
@@ -377,6 +391,39 @@ def test_the_plan_is_a_whole_training_job_under_a_name_of_its_own(account: Accou
     assert again["training_job"]["ResourceConfig"]["InstanceType"] == "ml.g4dn.xlarge"
     assert again["training_job"]["HyperParameters"]["memory_tier"] == "1"
     assert again["training_job"]["OutputDataConfig"] != planned["training_job"]["OutputDataConfig"]
+
+
+def test_class_pictures_are_kept_at_publishing_and_brought_to_the_next_job(account: Account, context: Context) -> None:
+    info = json.loads(INFO) | {"class_prompt": "a photo of a dog"}
+    info["hyperparameters"] |= {"with_prior_preservation": True, "num_class_images": 3, "resolution": 512}
+    files = {"a.png": photo(), "dataset_info.json": json.dumps(info).encode()}
+
+    def planned(subject: str) -> dict[str, Any]:
+        checked = check_dataset.handler(taken(account, context, subject, files), context)
+        done: dict[str, Any] = plan_training.handler(checked, context)
+        return done
+
+    first = planned("dog")
+    assert [channel["ChannelName"] for channel in first["training_job"]["InputDataConfig"]] == ["training", "model"]
+    request = TrainingRequest.model_validate(first["request"])
+    checksum = BaseModelManifest.model_validate_json(account.get("base-models/tiny/manifest.json")).checksum
+    [name] = request.class_image_sets(checksum)
+    drawn = f"{checkpoint_prefix('dog', first['dataset_id'])}{class_image_folder(name)}/"
+    for number in range(3):
+        account.put(f"{drawn}class-000{number}.png", photo())
+    account.put(f"{drawn}class-0003.partial", b"half")
+    output = f"{first['training_job']['OutputDataConfig']['S3OutputPath']}/{first['job_name']}/output/model"
+    leave_model(account, output, checksum)
+    judged = judge_model.handler(first | {"artifact_uri": output, "billable_seconds": 60}, context)
+    publish_model.handler(judged, context)
+    kept = class_image_set_prefix(name)
+    assert account.keys(kept) == [f"{kept}class-000{number}.png" for number in range(3)]
+
+    second = planned("cat")
+    channels = {channel["ChannelName"]: channel for channel in second["training_job"]["InputDataConfig"]}
+    source = channels[class_image_folder(name)]["DataSource"]["S3DataSource"]
+    assert source["S3Uri"] == f"s3://{BUCKET}/{kept}"
+    assert second["quote"]["seconds"] < first["quote"]["seconds"]
 
 
 def test_a_plan_over_the_budget_is_refused(account: Account, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
