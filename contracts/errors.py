@@ -18,6 +18,7 @@
     │   ├── DatasetChanged          409  dataset_changed
     │   ├── UnknownBaseModel        422  unknown_base_model
     │   ├── InvalidBaseModel        422  invalid_base_model
+    │   ├── InvalidPreviousModel    422  invalid_previous_model
     │   └── OverBudget              422  over_budget
     ├── TrainingError               the training job did not give a usable model
     │   ├── OutOfMemory             retryable, one memory tier lower     out_of_memory
@@ -183,6 +184,12 @@ class InvalidBaseModel(CallerError):
     code = "invalid_base_model"
     status = 422
     default_cure = "Import the base model again: dreamdrop import-base DIRECTORY --id ID."
+
+
+class InvalidPreviousModel(CallerError):
+    code = "invalid_previous_model"
+    status = 422
+    default_cure = "Let continue_from name a ready subject that was trained on the same base model, or leave it out."
 
 
 class OverBudget(CallerError):

@@ -43,6 +43,8 @@ INFERENCE_FAILURE = f"{INFERENCE}failure"
 
 MAX_SUBJECT_LENGTH = 32
 SUBJECT_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+CONTINUE_FROM_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*(@[a-f0-9]{12}-[0-9]{1,2})?$"  # subject or subject@version
+PREVIOUS_MODEL = "previous"  # the channel of a training job that goes on from it
 VERSION_PATTERN = r"^[a-f0-9]{12}-[0-9]{1,2}$"
 MAX_BASE_MODEL_LENGTH = 32
 BASE_MODEL_PATTERN = r"^[a-z0-9]+([-.][a-z0-9]+)*$"

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from contracts.errors import InvalidDatasetInfo
-from contracts.storage import CLASS_IMAGES, class_image_set
+from contracts.storage import CLASS_IMAGES, CONTINUE_FROM_PATTERN, class_image_set
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_INSTANCE_IMAGES = 200
@@ -277,6 +277,19 @@ class TrainingDefaults(BaseModel):
         return self.lora if method == "lora" else self.full
 
 
+# What the weights of a model are: who trains them further cannot choose it anew.
+KIND_OF_MODEL = ("method", "lora_rank", "lora_targets", "lora_alpha", "train_text_encoder")
+
+
+def as_before(asked: Hyperparameters, before: Hyperparameters) -> Hyperparameters:
+    """For training a model further: its kind is what it is. Raises ValueError if another one is asked for."""
+    kind = {name: getattr(before, name) for name in KIND_OF_MODEL}
+    for name in asked.model_fields_set & kind.keys():
+        if getattr(asked, name) != kind[name]:
+            raise ValueError(f"{name} is {kind[name]} in the model to go on from (got {getattr(asked, name)})")
+    return asked.model_copy(update=kind)
+
+
 def settle_hyperparameters(
     asked: Hyperparameters, defaults: TrainingDefaults, resolution: int, *, has_classes: bool
 ) -> Hyperparameters:
@@ -325,6 +338,9 @@ class DatasetInfo(BaseModel):
     base_model: str | None = Field(None, max_length=32, description="Id of an imported base model.")
     concepts: list[Concept] = Field(
         default_factory=list, max_length=MAX_CONCEPTS, description="Further subjects, each in a folder of its own."
+    )
+    continue_from: str | None = Field(
+        None, pattern=CONTINUE_FROM_PATTERN, description="Subject whose model is trained further; or subject@version."
     )
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
 
@@ -383,6 +399,8 @@ class TrainingRequest(BaseModel):
     instance_prompt: Prompt
     class_prompt: Prompt | None
     concepts: list[Concept] = []
+    continue_from: str | None = None
+    previous_prefix: str | None = Field(None, description="Key prefix of the model that continue_from names.")
     hyperparameters: Hyperparameters
 
     def class_image_sets(self, base_model_checksum: str) -> list[str]:
@@ -408,6 +426,7 @@ class TrainingRequest(BaseModel):
             class_prompt=self.class_prompt,
             base_model=self.base_model,
             concepts=self.concepts,
+            continue_from=self.continue_from,
             hyperparameters=self.hyperparameters,
         )
 

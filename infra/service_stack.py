@@ -97,11 +97,14 @@ class ServiceStack(Stack):
         write_objects(bucket, intake.take_dataset, f"{MANIFESTS}*")
         training.machine.grant_start_execution(intake.take_dataset)
 
-        read_objects(bucket, states.check_dataset, f"{DATASETS}*", f"{MANIFESTS}*", f"{BASE_MODELS}*/{MANIFEST}")
+        manifests = (f"{BASE_MODELS}*/{MANIFEST}", f"{MODELS}*/{MANIFEST}")
+        read_objects(bucket, states.check_dataset, f"{DATASETS}*", f"{MANIFESTS}*", *manifests)
         write_objects(bucket, states.check_dataset, f"{SNAPSHOTS}*", f"{REPORTS}*")
         read_objects(bucket, states.plan_training, f"{BASE_MODELS}*/{MANIFEST}")
         read_objects(
-            bucket, training.role, *(f"{part}*" for part in (SNAPSHOTS, BASE_MODELS, CHECKPOINTS, CLASS_IMAGE_SETS))
+            bucket,
+            training.role,
+            *(f"{part}*" for part in (SNAPSHOTS, BASE_MODELS, MODELS, CHECKPOINTS, CLASS_IMAGE_SETS)),
         )
         write_objects(bucket, training.role, f"{MODELS}*", f"{CHECKPOINTS}*")
 

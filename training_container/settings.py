@@ -27,6 +27,7 @@ class TrainingSettings:
     hyperparameters: Hyperparameters
     memory_tier: int
     base_model: str | None  # the id that is asked for, if one is
+    continue_from: str | None = None
 
     @property
     def main(self) -> Subject:
@@ -60,7 +61,7 @@ def read_settings(dataset: Path, job_hyperparameters: dict[str, str]) -> Trainin
     )
     if asked.with_prior_preservation and not all(subject.class_prompt for subject in subjects):
         raise InvalidDatasetInfo("with_prior_preservation needs a class_prompt of every subject.")
-    return TrainingSettings(subjects, asked, job.memory_tier, job.base_model or info.base_model)
+    return TrainingSettings(subjects, asked, job.memory_tier, job.base_model or info.base_model, info.continue_from)
 
 
 def _read_info(path: Path, job: JobHyperparameters) -> DatasetInfo:

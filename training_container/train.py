@@ -11,9 +11,9 @@ from functools import partial
 import torch
 
 from contracts.artifact import BaseModelManifest, TrainingSummary
-from contracts.errors import TrainingStopped
-from contracts.storage import class_image_folder, class_image_set
-from contracts.training import Hyperparameters, settle_hyperparameters
+from contracts.errors import InvalidPreviousModel, TrainingStopped
+from contracts.storage import PREVIOUS_MODEL, class_image_folder, class_image_set
+from contracts.training import Hyperparameters, as_before, settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
 from training_container.base_model import BaseModel, frame_multiple, load_base_model, verify_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
@@ -42,6 +42,7 @@ from training_container.footprint import FootprintOf
 from training_container.memory import plan_memory
 from training_container.model_card import PictureCount
 from training_container.platform import Platform
+from training_container.previous import PreviousModel, go_on_from, read_previous
 from training_container.settings import TrainingSettings, read_settings, require_base_model
 
 logger = logging.getLogger("training")
@@ -80,7 +81,8 @@ def train(platform: Platform, team: Team = ALONE) -> None:
     asked = read_settings(platform.dataset, platform.hyperparameters())
     manifest = verify_base_model(platform.base_model)
     require_base_model(asked.base_model, manifest.id)
-    settled = settle(asked, manifest)
+    previous = read_previous(platform.channel(PREVIOUS_MODEL), asked.continue_from, manifest)
+    settled = settle(asked, manifest, previous)
     photos = read_photos(platform, settled)
     total_steps = settled.hyperparameters.total_steps(len(photos.instance), team.size)
     platform.report_progress("loading", 0, total_steps)
@@ -89,12 +91,15 @@ def train(platform: Platform, team: Team = ALONE) -> None:
     studio = furnish(base, settings, photos, precision)
 
     prior = prior_pictures(platform, studio, settings, manifest, photos, total_steps, team)
+    if previous:  # not before: class pictures are the base model's
+        go_on_from(previous, studio.model)
     learner = prepare_learner(platform, base, studio, settings, photos.instance, prior, total_steps, team)
     fingerprint = fingerprint_of(
         settings.hyperparameters.model_dump(exclude={"save_steps"}),
         manifest.checksum,
         [(picture.sha256, picture.prompt) for picture in (*photos.instance, *prior)],
         team.size,
+        previous.checksum if previous else None,
     )
     state = restore_newest(platform.checkpoints, fingerprint, learner) or RunState()
     score = partial(score_photos, learner)
@@ -115,10 +120,18 @@ def train(platform: Platform, team: Team = ALONE) -> None:
     platform.report_progress("done", total_steps, total_steps, loss=mean_of_tenth(state.losses, last=True))
 
 
-def settle(asked: TrainingSettings, manifest: BaseModelManifest) -> TrainingSettings:
-    """What was left open is filled in, but for what the device decides."""
+def settle(
+    asked: TrainingSettings, manifest: BaseModelManifest, previous: PreviousModel | None = None
+) -> TrainingSettings:
+    """What was left open is filled in, but for what the device decides. Raises InvalidPreviousModel."""
+    hyperparameters = asked.hyperparameters
+    if previous:
+        try:
+            hyperparameters = as_before(hyperparameters, previous.artifact.hyperparameters)
+        except ValueError as error:
+            raise InvalidPreviousModel(f"{error}.") from error
     wanted = settle_hyperparameters(
-        asked.hyperparameters,
+        hyperparameters,
         manifest.training_defaults,
         manifest.resolution,
         has_classes=all(subject.class_prompt for subject in asked.subjects),

@@ -10,6 +10,7 @@ from typing import Any
 
 from contracts.pipeline import DatasetChecked, Quote
 from contracts.storage import (
+    PREVIOUS_MODEL,
     base_model_prefix,
     checkpoint_prefix,
     class_image_folder,
@@ -51,6 +52,11 @@ def training_job(
         "InputDataConfig": [
             _channel("training", f"s3://{bucket}/{snapshot_prefix(subject, checked.dataset_id)}"),
             _channel("model", f"s3://{bucket}/{base_model_prefix(request.base_model)}"),
+            *(
+                [_channel(PREVIOUS_MODEL, f"s3://{bucket}/{request.previous_prefix}")]
+                if request.previous_prefix
+                else []
+            ),
             *(
                 _channel(class_image_folder(kept), f"s3://{bucket}/{class_image_set_prefix(kept)}")
                 for kept in class_image_sets

@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from contracts.artifact import BaseModelManifest
+from contracts.artifact import BaseModelManifest, VersionManifest
 from contracts.environment import CheckEnvironment
-from contracts.errors import DreamdropError, ImageTooLarge, InternalError, UnreadableImage
+from contracts.errors import DreamdropError, ImageTooLarge, InternalError, InvalidPreviousModel, UnreadableImage
 from contracts.pipeline import DatasetChecked, DatasetReport, DatasetTaken, ImageFinding, TakenFile, TakenManifest
-from contracts.storage import DATASET_INFO, dataset_prefix, report_key, snapshot_prefix, taken_manifest_key
-from contracts.training import MAX_IMAGE_BYTES, DatasetInfo, TrainingRequest, settle_hyperparameters
+from contracts.storage import (
+    DATASET_INFO,
+    dataset_prefix,
+    report_key,
+    snapshot_prefix,
+    taken_manifest_key,
+    version_manifest_key,
+)
+from contracts.training import MAX_IMAGE_BYTES, DatasetInfo, TrainingRequest, as_before, settle_hyperparameters
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Subjects
@@ -28,7 +35,8 @@ PARALLEL_READS = 8
 def handler(taken: DatasetTaken) -> DatasetChecked:
     env = environment(CheckEnvironment)
     bucket = DataBucket(env.data_bucket)
-    Subjects(env.table_name).enter(taken, "checking")
+    subjects = Subjects(env.table_name)
+    subjects.enter(taken, "checking")
     content = bucket.read(taken_manifest_key(taken.subject, taken.dataset_id))
     if content is None:
         raise InternalError(f"The manifest of dataset {taken.dataset_id} is gone.")
@@ -49,7 +57,8 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
         report = report.model_copy(update={"ignored": layout.ignored, "class_images": len(layout.class_images)})
         report = report.model_copy(update={"request": request, "images": _judge(bucket, taken.subject, layout)})
         _refuse_bad_images(report.images)
-        request = _settled(request, bucket.base_model(request.base_model))
+        base = bucket.base_model(request.base_model)
+        request = _settled(_going_on(request, base, bucket, subjects), base)
         _freeze(bucket, taken, layout, request)
         report = report.model_copy(update={"accepted": True, "request": request})
     except DreamdropError as error:
@@ -77,7 +86,38 @@ def _request(bucket: DataBucket, subject: str, file: TakenFile | None, default_b
         instance_prompt=info.instance_prompt,
         class_prompt=info.class_prompt,
         concepts=info.concepts,
+        continue_from=info.continue_from,
         hyperparameters=info.hyperparameters,
+    )
+
+
+def _going_on(
+    request: TrainingRequest, base: BaseModelManifest, bucket: DataBucket, subjects: Subjects
+) -> TrainingRequest:
+    """Finds the model that the training goes on from, if it does. Raises InvalidPreviousModel."""
+    if request.continue_from is None:
+        return request
+    name, _, version = request.continue_from.partition("@")
+    found = None if version else subjects.one(name)
+    version = version or (found.version if found else None) or ""
+    content = bucket.read(version_manifest_key(name, version)) if version else None
+    if content is None:
+        raise InvalidPreviousModel(f"continue_from: there is no model {request.continue_from}.")
+    manifest = VersionManifest.model_validate_json(content)
+    if manifest.artifact.base_model_checksum != base.checksum:
+        raise InvalidPreviousModel(
+            f"continue_from: {name} was trained on {manifest.artifact.base_model}, this dataset asks for {base.id}."
+        )
+    try:
+        hyperparameters = as_before(request.hyperparameters, manifest.artifact.hyperparameters)
+    except ValueError as error:
+        raise InvalidPreviousModel(f"continue_from: {error}.") from error
+    return request.model_copy(
+        update={
+            "continue_from": f"{name}@{version}",
+            "previous_prefix": manifest.prefix,
+            "hyperparameters": hyperparameters,
+        }
     )
 
 

@@ -18,7 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from contracts.artifact import BaseModelManifest
-from contracts.errors import EmptyDataset, InvalidBaseModel, InvalidRequest, TrainingDiverged, UnreadableImage
+from contracts.errors import (
+    EmptyDataset,
+    InvalidBaseModel,
+    InvalidPreviousModel,
+    InvalidRequest,
+    TrainingDiverged,
+    UnreadableImage,
+)
 from contracts.training import Hyperparameters, JobHyperparameters, TrainingDefaults, TrainingPhase, TrainingProgress
 from tests.containers.conftest import draw_toy, write_manifest
 from tests.containers.training_parts import artifact_of, build_job, change_info, run_job, weight_digests
@@ -515,3 +522,46 @@ def test_the_trial_of_xformers_accepts_a_kernel_that_is_right(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
     for precision in (Precision(torch.device("cpu"), "no"), Precision(torch.device("cpu"), "bf16")):
         attention_module._try_xformers(precision)
+
+
+@pytest.mark.parametrize("options", [{"method": "lora", "lora_rank": 4}, {"method": "full"}])
+@pytest.mark.parametrize("with_text", [False, True])
+def test_a_training_goes_on_from_an_earlier_model(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, options: dict[str, object], with_text: bool
+) -> None:
+    options = {**options, "train_text_encoder": with_text}
+    first = run_job(tmp_path / "first", tiny_base_model, small_dataset, **options)
+    second = build_job(tmp_path / "second", tiny_base_model, small_dataset, max_steps=2, lora_rank=4)
+    change_info(second, continue_from="rex")
+    shutil.copytree(first.model, second.channel("previous"))
+    train(second)
+    before, after = artifact_of(first), artifact_of(second)
+    assert after.training.held_out_before == pytest.approx(before.training.held_out_after, rel=1e-3)
+    assert after.training.held_out_before != pytest.approx(before.training.held_out_before, rel=1e-3)
+    assert (after.method, after.hyperparameters.train_text_encoder) == (options["method"], with_text)
+    assert weight_digests(second.model).keys() == weight_digests(first.model).keys()
+
+
+def test_what_does_not_fit_the_earlier_model_is_refused(
+    tmp_path: Path, tiny_base_model: Path, tiny_v_base_model: Path, small_dataset: Path, lora_job: Platform
+) -> None:
+    def going_on(name: str, base: Path = tiny_base_model, **hyperparameters: object) -> Platform:
+        job = build_job(tmp_path / name, base, small_dataset, **{"lora_rank": 8, **hyperparameters})
+        change_info(job, continue_from="rex")
+        return job
+
+    with pytest.raises(InvalidPreviousModel, match="has no channel previous"):
+        train(going_on("absent"))
+    other_base = going_on("other base", tiny_v_base_model)
+    shutil.copytree(lora_job.model, other_base.channel("previous"))
+    with pytest.raises(InvalidPreviousModel, match="was trained on tiny, not on tiny-v"):
+        train(other_base)
+    other_rank = going_on("other rank", lora_rank=16)
+    shutil.copytree(lora_job.model, other_rank.channel("previous"))
+    with pytest.raises(InvalidPreviousModel, match="lora_rank is 8"):
+        train(other_rank)
+    damaged = going_on("damaged")
+    shutil.copytree(lora_job.model, damaged.channel("previous"))
+    (damaged.channel("previous") / LORA).write_bytes(b"damaged")
+    with pytest.raises(InvalidPreviousModel, match="missing or damaged"):
+        train(damaged)

@@ -426,6 +426,36 @@ def test_class_pictures_are_kept_at_publishing_and_brought_to_the_next_job(accou
     assert second["quote"]["seconds"] < first["quote"]["seconds"]
 
 
+def test_a_training_goes_on_from_the_model_of_a_ready_subject(account: Account, context: Context) -> None:
+    def checked(subject: str, **info: Any) -> dict[str, Any]:
+        content = json.dumps(json.loads(INFO) | info).encode()
+        files = {"a.png": photo("blue"), "dataset_info.json": content}
+        done: dict[str, Any] = check_dataset.handler(taken(account, context, subject, files), context)
+        return done
+
+    with pytest.raises(errors.InvalidPreviousModel, match="no model dog"):
+        checked("puppy", continue_from="dog")
+    checksum = BaseModelManifest.model_validate_json(account.get("base-models/tiny/manifest.json")).checksum
+    planned = plan(account, context)
+    output = f"{planned['training_job']['OutputDataConfig']['S3OutputPath']}/{planned['job_name']}/output/model"
+    leave_model(account, output, checksum)
+    judged = judge_model.handler(planned | {"artifact_uri": output, "billable_seconds": 60}, context)
+    done = hosted(publish_model.handler(judged, context), context)
+
+    going_on = checked("kitten", continue_from="dog")
+    assert going_on["request"]["continue_from"] == f"dog@{done['version']}"
+    assert going_on["request"]["hyperparameters"]["lora_rank"] == Hyperparameters().lora_rank
+    again = checked("cub", continue_from=f"dog@{done['version']}")
+    for payload in (going_on, again):
+        job = plan_training.handler(payload, context)["training_job"]
+        channels = {channel["ChannelName"]: channel for channel in job["InputDataConfig"]}
+        assert channels["previous"]["DataSource"]["S3DataSource"]["S3Uri"] == f"{output}/"
+    with pytest.raises(errors.InvalidPreviousModel, match="method is lora"):
+        checked("cat", continue_from="dog", hyperparameters={"method": "full"})
+    with pytest.raises(errors.InvalidPreviousModel, match="no model dog@"):
+        checked("lion", continue_from="dog@0123456789ab-1")
+
+
 def test_a_plan_over_the_budget_is_refused(account: Account, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     checked = check_dataset.handler(taken(account, context), context)
     monkeypatch.setenv("TRAINING_BUDGET_DOLLARS", "0.01")

@@ -14,7 +14,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
@@ -81,10 +81,31 @@ def save_adapters(directory: Path, unet: UNet2DConditionModel, text_encoder: CLI
     save_file(layers, directory / LORA_WEIGHTS, metadata)
 
 
-def _layers(module: torch.nn.Module) -> dict[str, Tensor]:
+@torch.no_grad()
+def load_adapters(directory: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None) -> None:
+    """Into adapters that were added before. Raises ValueError if they are of other layers, or OSError."""
+    saved = load_file(directory / LORA_WEIGHTS)
+    for prefix, module in (("unet.", unet), ("text_encoder.", text_encoder)):
+        if module is None:
+            continue
+        own = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
+        layers = _layers_in_place(module)
+        if own.keys() != layers.keys():
+            raise ValueError(f"{LORA_WEIGHTS} has adapters of other layers")
+        for name, layer in layers.items():
+            layer.copy_(own[name])
+
+
+def _layers_in_place(module: torch.nn.Module) -> dict[str, Tensor]:
+    """The adapters' own tensors, under the names that diffusers gives them in a file."""
     layers: dict[str, Tensor] = convert_state_dict_to_diffusers(  # type: ignore[no-untyped-call]
         get_peft_model_state_dict(module)
     )
+    return layers
+
+
+def _layers(module: torch.nn.Module) -> dict[str, Tensor]:
+    layers = _layers_in_place(module)
     return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in layers.items()}
 
 
