@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 from PIL import Image, ImageDraw
+from pillow_heif import register_heif_opener
 
 from contracts.errors import UnknownSubject
 from contracts.pipeline import Run, Subject
@@ -186,6 +187,9 @@ def inbox(cloud: Cloud) -> Inbox:
         Attributes={"RawMessageDelivery": "true"},
     )
     return Inbox(sqs, url)
+
+
+register_heif_opener()
 
 
 def photo(seed: int = 0, kind: str = "PNG", size: int = 96) -> bytes:

@@ -15,8 +15,10 @@ from contracts.artifact import BaseModelManifest, VersionManifest, checksum_of
 from contracts.generation import GenerationRequest
 from contracts.pipeline import DatasetReport
 from contracts.storage import (
+    CLASS_IMAGE_SETS,
     MANIFEST,
     base_model_prefix,
+    class_image_folder,
     dataset_prefix,
     report_key,
     snapshot_prefix,
@@ -80,6 +82,47 @@ def test_photos_dropped_in_any_order_become_a_subject_and_pictures(cloud: Cloud,
     assert pictures[0] != pictures[1]
     told = until("the topic tells", lambda: inbox.about("ball"))
     assert [(message["event"], message["version"]) for message in told] == [("subject.ready", ready.version)]
+
+
+def test_several_subjects_are_learned_together_and_then_further(cloud: Cloud) -> None:
+    """A photo of a phone, a caption, a second subject in its folder; then a job that goes on from that model, and gets
+    the class pictures that the first one drew."""
+    mug = {"folder": "mug", "instance_prompt": "a photo of zwx mug", "class_prompt": "a photo of a mug"}
+
+    def info(**fields: Any) -> bytes:
+        prior = {"with_prior_preservation": True, "num_class_images": 2, "train_batch_size": 2}
+        return json.dumps(json.loads(dataset_info(**prior)) | fields).encode()
+
+    cloud.drop(
+        "pair",
+        {
+            "a.heic": photo(4, "HEIF"),
+            "a.txt": b"sks ball in a garden",
+            "mug/b.png": photo(5),
+            "dataset_info.json": info(concepts=[mug]),
+        },
+    )
+    first = cloud.client.wait_until_ready("pair", poll_seconds=0.1)
+    cloud.drop(
+        "more",
+        {"c.png": photo(6), "dataset_info.json": info(continue_from="pair")},
+    )
+    second = cloud.client.wait_until_ready("more", poll_seconds=0.1)
+    manifests = [
+        VersionManifest.model_validate_json(read(cloud, version_manifest_key(subject.subject, str(subject.version))))
+        for subject in (first, second)
+    ]
+    before, after = (manifest.artifact for manifest in manifests)
+    assert [concept.folder for concept in before.concepts] == ["mug"]
+    assert len(before.training.samples) == 4
+    assert after.training.held_out_before != before.training.held_out_before
+    kept = cloud.s3.list_objects_v2(Bucket=cloud.deployment.data_bucket, Prefix=CLASS_IMAGE_SETS)
+    assert len(kept["Contents"]) == 4
+    sagemaker = cloud.deployment.client("sagemaker")
+    job = sagemaker.describe_training_job(TrainingJobName=manifests[1].training_job)
+    *names, class_images = [channel["ChannelName"] for channel in job["InputDataConfig"]]
+    assert names == ["training", "model", "previous"]
+    assert class_images in {class_image_folder(str(item["Key"]).split("/")[1]) for item in kept["Contents"]}
 
 
 def test_one_event_delivered_fifty_times_trains_once(cloud: Cloud) -> None:
