@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class CheckpointSync:
             raise ClientFailure(f"Checkpoint download failed: {self._target.uri}: {error}") from error
         if found:
             download_prefix(self._s3, prefix, self._directory)
-        self._uploaded = {path: _signature(path) for path in files_of(self._directory)}
+        self._uploaded = {path: _signature_of(path.stat()) for path in files_of(self._directory)}
 
     def start(self) -> None:
         self._thread.start()
@@ -65,12 +66,15 @@ class CheckpointSync:
         for path in files_of(self._directory):
             if _is_hidden(path.relative_to(self._directory)):
                 continue
+            key = self._target.below(path.relative_to(self._directory).as_posix()).key
             try:
-                signature = _signature(path)
-                if self._uploaded.get(path) == signature:
-                    continue
-                key = self._target.below(path.relative_to(self._directory).as_posix()).key
-                self._s3.upload_file(str(path), self._target.bucket, key)
+                # Opened once: were a file replaced by a shorter one between the look at its size and the sending, the
+                # server would wait for the rest for ever.
+                with path.open("rb") as file:
+                    signature = _signature_of(os.fstat(file.fileno()))
+                    if self._uploaded.get(path) == signature:
+                        continue
+                    self._s3.upload_fileobj(file, self._target.bucket, key)
             except FileNotFoundError:  # renamed or removed by the program meanwhile
                 continue
             self._uploaded[path] = signature
@@ -81,6 +85,5 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _signature(path: Path) -> _Signature:
-    status = path.stat()
+def _signature_of(status: os.stat_result) -> _Signature:
     return status.st_mtime_ns, status.st_size

@@ -67,7 +67,12 @@ class Roles:
         ).client(  # type: ignore[call-overload]
             service,
             endpoint_url=self._endpoint_url,
-            config=Config(max_pool_connections=32, retries={"mode": "standard"}, s3={"addressing_style": "path"}),
+            config=Config(
+                max_pool_connections=32,
+                read_timeout=20,
+                retries={"mode": "standard"},
+                s3={"addressing_style": "path"},
+            ),
         )
 
 
