@@ -13,6 +13,8 @@ from contracts.training import Concept, Hyperparameters, Method, TrainingDefault
 
 ARTIFACT = "artifact.json"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+LEARNED_WORDS = "learned_words.safetensors"  # of method lora: embeddings that textual inversion learned
+WORD_IDS, WORD_ROWS = "ids", "rows"  # the tensors in it: tokens (K,), embeddings (K, width)
 REQUIRED_BASE_MODEL_FILES = ("model_index.json",)
 TRAINING_DEFAULTS = "training_defaults.json"  # of a base model, optional
 GENERATION_DEFAULTS = "generation_defaults.json"  # of a base model, optional

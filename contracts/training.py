@@ -150,6 +150,10 @@ class Hyperparameters(BaseModel):
         False, description="Cut and encode the photos anew at every step: slower, and every crop is another."
     )
     use_8bit_adam: Flag = Field(False, description="Less memory; needs a GPU, the usual AdamW serves elsewhere.")
+    textual_inversion_steps: Whole = Field(
+        0, ge=0, le=1_000_000, description="First learn what the subject's own word means; then train as usual."
+    )
+    textual_inversion_learning_rate: Real = Field(5e-4, gt=0, le=1)
     use_ema: Flag = Field(False, description="Keep a moving average of the weights and publish that.")
     ema_decay: Real = Field(0.9999, gt=0, lt=1, description="Of that average; it follows more closely at first.")
     snr_gamma: RealOrNone = Field(None, gt=0, description="Min-SNR weighting of the loss, usually 5; off when absent.")
@@ -431,7 +435,7 @@ class TrainingRequest(BaseModel):
         )
 
 
-TrainingPhase = Literal["loading", "class_images", "encoding", "training", "sampling", "saving", "done"]
+TrainingPhase = Literal["loading", "class_images", "encoding", "inverting", "training", "sampling", "saving", "done"]
 
 
 class TrainingProgress(BaseModel):

@@ -23,6 +23,7 @@ from inference_container.pipelines import (
     weight_bytes,
 )
 from inference_container.subjects import SubjectStore, needed_files
+from inference_container.words import Vocabulary, Words
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class _Resident:
     pipeline: Pipeline | None  # None: an adapter of the base pipeline
     resolution: int
     bytes: int
+    words: Words | None = None
 
 
 class SubjectModels:
@@ -57,6 +59,7 @@ class SubjectModels:
         self._store = store
         self._limits = limits
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
+        self._vocabulary = Vocabulary(base.pipeline.text_encoder)
 
     @property
     def generation_defaults(self) -> GenerationDefaults:
@@ -69,6 +72,7 @@ class SubjectModels:
         """
         if subject is None or version is None:
             self._switch_adapters_off()
+            self._vocabulary.speak(None)
             return SelectedModel(self._base.pipeline, self._base.manifest.resolution, load_ms=0)
         key = f"{subject}_{version}"
         load_ms = 0
@@ -79,6 +83,7 @@ class SubjectModels:
             _log.info("loaded %s in %d ms, %d in memory", key, load_ms, len(self._residents))
         self._residents.move_to_end(key)
         resident = self._residents[key]
+        self._vocabulary.speak(resident.words)
         if resident.pipeline is not None:
             return SelectedModel(resident.pipeline, resident.resolution, load_ms)
         self._base.pipeline.enable_lora()
@@ -124,12 +129,13 @@ class SubjectModels:
             )
             if key not in _adapters(pipeline):
                 raise ValueError("no weight in it belongs to a layer of the base model")
+            words = self._vocabulary.read(directory)
         except BaseException:
             if key in _adapters(pipeline):
                 pipeline.delete_adapters(key)
             raise
         size = (directory / LORA_WEIGHTS).stat().st_size
-        return _Resident(None, manifest.artifact.resolution, size)
+        return _Resident(None, manifest.artifact.resolution, size, words)
 
     def _load_full(self, directory: Path, manifest: VersionManifest) -> _Resident:
         pipeline = load_pipeline(self._base.directory, self._base.pipeline.device, trained=directory)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from contracts.artifact import LORA_WEIGHTS, FileEntry, VersionManifest
+from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, FileEntry, VersionManifest
 from contracts.errors import HostingFailed, UnknownSubject
 from contracts.storage import version_manifest_key, version_prefix
 from inference_container.files import DamagedFile, path_within, verify
@@ -112,7 +112,7 @@ def needed_files(manifest: VersionManifest) -> list[FileEntry]:
         except DamagedFile as error:
             raise HostingFailed(f"The manifest of {name} is not usable: {error}.") from error
     if manifest.artifact.method == "lora":
-        files = [entry for entry in manifest.artifact.files if entry.path == LORA_WEIGHTS]
+        files = [entry for entry in manifest.artifact.files if entry.path in (LORA_WEIGHTS, LEARNED_WORDS)]
     else:
         files = [entry for entry in manifest.artifact.files if entry.path.partition("/")[0] in _TRAINABLE_FOLDERS]
     if not any(entry.path.endswith(".safetensors") for entry in files):

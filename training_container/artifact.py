@@ -21,6 +21,7 @@ from contracts.artifact import (
 )
 from contracts.training import Concept, Hyperparameters
 from training_container.base_model import sha256_of
+from training_container.dreambooth.inversion import save_words
 from training_container.dreambooth.lora import save_adapters
 from training_container.dreambooth.sampling import Drawn
 from training_container.dreambooth.trainable import Trainable
@@ -44,14 +45,24 @@ def empty_directory(directory: Path) -> None:
 
 
 def save_weights(
-    directory: Path, base: Path, manifest: BaseModelManifest, model: Trainable, settings: Hyperparameters
+    directory: Path,
+    base: Path,
+    manifest: BaseModelManifest,
+    model: Trainable,
+    settings: Hyperparameters,
+    words: list[int],
+    *,
+    text_encoder_changed: bool,
 ) -> None:
-    """lora: one file. full: a complete diffusers directory, its trained parts in the base model's number format."""
+    """lora: adapters, and the words (tokens) that were learned. full: a complete diffusers directory, its changed
+    parts in the base model's number format."""
     if settings.method == "lora":
         save_adapters(directory, model.unet, model.text_encoder if settings.train_text_encoder else None)
+        if words:
+            save_words(directory, model.text_encoder, words)
         return
     trained: dict[str, ModelMixin | PreTrainedModel] = {"unet": model.unet}
-    if settings.train_text_encoder:
+    if text_encoder_changed:
         trained["text_encoder"] = model.text_encoder
     for entry in manifest.files:
         if PurePosixPath(entry.path).parts[0] not in trained:

@@ -15,6 +15,7 @@ from contracts.artifact import ARTIFACT, Artifact, BaseModelManifest
 from contracts.errors import InvalidPreviousModel
 from contracts.training import describe
 from training_container.base_model import sha256_of
+from training_container.dreambooth.inversion import load_words
 from training_container.dreambooth.lora import load_adapters
 from training_container.dreambooth.trainable import Trainable
 
@@ -51,19 +52,22 @@ def read_previous(directory: Path, wanted: str | None, base: BaseModelManifest) 
     return PreviousModel(directory, artifact)
 
 
-def go_on_from(previous: PreviousModel, model: Trainable) -> None:
-    """Puts its weights into the model. Raises InvalidPreviousModel."""
+def go_on_from(previous: PreviousModel, model: Trainable) -> list[int]:
+    """Puts its weights into the model. Returns the tokens of the words that its adapters come with.
+
+    Raises InvalidPreviousModel.
+    """
     with_text = previous.artifact.hyperparameters.train_text_encoder
     try:
         if previous.artifact.method == "lora":
             load_adapters(previous.directory, model.unet, model.text_encoder if with_text else None)
-        else:
-            _load_whole(previous.directory / "unet", model.unet)
-            if with_text:
-                _load_whole(previous.directory / "text_encoder", model.text_encoder)
+            return load_words(previous.directory, model.text_encoder)
+        _load_whole(previous.directory / "unet", model.unet)
+        _load_whole(previous.directory / "text_encoder", model.text_encoder)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         text = f"{type(error).__name__}: {error}"[:300]
         raise InvalidPreviousModel(f"The model to go on from does not fit ({text}).") from error
+    return []
 
 
 def _load_whole(part: Path, module: nn.Module) -> None:

@@ -61,6 +61,10 @@ def read_settings(dataset: Path, job_hyperparameters: dict[str, str]) -> Trainin
     )
     if asked.with_prior_preservation and not all(subject.class_prompt for subject in subjects):
         raise InvalidDatasetInfo("with_prior_preservation needs a class_prompt of every subject.")
+    if asked.textual_inversion_steps and not all(subject.class_prompt for subject in subjects):
+        raise InvalidDatasetInfo(
+            "textual_inversion_steps needs a class_prompt of every subject: the word to learn is the one it lacks."
+        )
     return TrainingSettings(subjects, asked, job.memory_tier, job.base_model or info.base_model, info.continue_from)
 
 

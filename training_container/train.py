@@ -7,13 +7,14 @@ import logging
 import math
 import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from contracts.artifact import BaseModelManifest, TrainingSummary
 from contracts.errors import InvalidPreviousModel, TrainingStopped
 from contracts.storage import PREVIOUS_MODEL, class_image_folder, class_image_set
-from contracts.training import Hyperparameters, as_before, settle_hyperparameters
+from contracts.training import Hyperparameters, TrainingPhase, as_before, settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
 from training_container.base_model import BaseModel, frame_multiple, load_base_model, verify_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
@@ -28,6 +29,7 @@ from training_container.dreambooth.dataset import (
     read_pictures,
 )
 from training_container.dreambooth.evaluation import MOST_PHOTOS, held_out_loss
+from training_container.dreambooth.inversion import ROWS, learnable_rows, own_word_ids
 from training_container.dreambooth.latents import encode_moments, scaling_factor_of
 from training_container.dreambooth.loop import Learner, Reading, RunState, run_loop
 from training_container.dreambooth.optimizer import build_optimizer, build_scaler
@@ -49,6 +51,7 @@ logger = logging.getLogger("training")
 
 SAMPLE_PICTURES = 2
 NO_PROMPT = ""
+INVERSION = "textual_inversion"  # the folder of its checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +94,7 @@ def train(platform: Platform, team: Team = ALONE) -> None:
     studio = furnish(base, settings, photos, precision)
 
     prior = prior_pictures(platform, studio, settings, manifest, photos, total_steps, team)
-    if previous:  # not before: class pictures are the base model's
-        go_on_from(previous, studio.model)
+    words = start_from(previous, base, studio) if previous else []  # not before: class pictures are the base model's
     learner = prepare_learner(platform, base, studio, settings, photos.instance, prior, total_steps, team)
     fingerprint = fingerprint_of(
         settings.hyperparameters.model_dump(exclude={"save_steps"}),
@@ -101,13 +103,16 @@ def train(platform: Platform, team: Team = ALONE) -> None:
         team.size,
         previous.checksum if previous else None,
     )
-    state = restore_newest(platform.checkpoints, fingerprint, learner) or RunState()
     score = partial(score_photos, learner)
+    held_out_before = score()
+    if settings.hyperparameters.textual_inversion_steps:
+        words += learn_words(platform, base, learner, settings, fingerprint)
+    state = restore_newest(platform.checkpoints, fingerprint, learner) or RunState()
     if state.step == 0:
-        state.held_out_before = score()
+        state.held_out_before = held_out_before
     else:
         logger.info("resuming at step %d", state.step)
-    run_to_the_end(platform, learner, state, total_steps, fingerprint)
+    run_to_the_end(platform, learner, state, total_steps, fingerprint, platform.checkpoints, "training")
     if not team.leads:
         return
     held_out_after = score()
@@ -116,7 +121,19 @@ def train(platform: Platform, team: Team = ALONE) -> None:
     samples = draw_samples(studio, [subject.instance_prompt for subject in settings.subjects])
     platform.report_progress("saving", total_steps, total_steps)
     pictures = PictureCount(len(photos.instance), len({picture.sha256 for picture in prior}))
-    save_model(platform, manifest, studio.model, settings, state, held_out_after, samples, pictures)
+    text_encoder_changed = bool(settings.hyperparameters.train_text_encoder or words or previous)
+    save_model(
+        platform,
+        manifest,
+        studio.model,
+        settings,
+        state,
+        held_out_after,
+        samples,
+        pictures,
+        words,
+        text_encoder_changed=text_encoder_changed,
+    )
     platform.report_progress("done", total_steps, total_steps, loss=mean_of_tenth(state.losses, last=True))
 
 
@@ -248,6 +265,60 @@ def tell_class_images(platform: Platform, class_prompt: str, wanted: int, total_
     logger.info("class pictures: %d of %d of %r", done, wanted, class_prompt)
 
 
+def start_from(previous: PreviousModel, base: BaseModel, studio: Studio) -> list[int]:
+    """Returns the tokens of the words that the earlier model has learned."""
+    studio.model.precision.move(base.text_encoder)
+    words = go_on_from(previous, studio.model)
+    refresh_prompts(base, studio.prompts, previous.artifact.hyperparameters.train_text_encoder)
+    return words
+
+
+def refresh_prompts(base: BaseModel, prompts: PromptTable, trained: bool) -> None:
+    """After the text encoder has changed; a frozen one is not needed any more."""
+    if trained:
+        prompts.thaw()
+    else:
+        prompts.freeze()
+        release(base.text_encoder)
+
+
+def learn_words(
+    platform: Platform, base: BaseModel, learner: Learner, settings: TrainingSettings, fingerprint: str
+) -> list[int]:
+    """Textual inversion, with checkpoints of its own. Returns the tokens of the words that were learned."""
+    wanted = settings.hyperparameters
+    ids = own_word_ids(
+        base.tokenizer, [(subject.instance_prompt, subject.class_prompt or "") for subject in settings.subjects]
+    )
+    learner.model.precision.move(base.text_encoder)
+    learner.prompts.thaw()
+    with learnable_rows(base.text_encoder, ids, learner.model.parameters.values()) as rows:
+        alone = wanted.model_copy(
+            update={
+                "learning_rate": wanted.textual_inversion_learning_rate,
+                "adam_weight_decay": 0.0,
+                "use_8bit_adam": False,
+            }
+        )
+        inverting = dataclasses.replace(
+            learner,
+            model=dataclasses.replace(learner.model, parameters={ROWS: rows}),
+            optimizer=build_optimizer([rows], alone, learner.model.precision),
+            scaler=build_scaler(learner.model.precision),
+            settings=alone,
+            average=None,
+        )
+        folder = platform.checkpoints / INVERSION
+        state = restore_newest(folder, fingerprint, inverting) or RunState()
+        run_to_the_end(platform, inverting, state, wanted.textual_inversion_steps, fingerprint, folder, "inverting")
+        if learner.team.leads:  # a restart need not learn them again
+            save_checkpoint(folder, fingerprint, inverting, state)
+    refresh_prompts(base, learner.prompts, wanted.train_text_encoder)
+    if learner.average:
+        learner.average.restart()
+    return ids
+
+
 def prepare_learner(
     platform: Platform,
     base: BaseModel,
@@ -306,14 +377,22 @@ def score_photos(learner: Learner) -> float:
         )
 
 
-def run_to_the_end(platform: Platform, learner: Learner, state: RunState, total_steps: int, fingerprint: str) -> None:
+def run_to_the_end(
+    platform: Platform,
+    learner: Learner,
+    state: RunState,
+    total_steps: int,
+    fingerprint: str,
+    folder: Path,
+    phase: TrainingPhase,
+) -> None:
     """Raises TrainingStopped after the checkpoint if SIGTERM came."""
-    platform.report_progress("training", state.step, total_steps)
+    platform.report_progress(phase, state.step, total_steps)
     team = learner.team
 
     def save() -> None:
         if team.leads:
-            save_checkpoint(platform.checkpoints, fingerprint, learner, state)
+            save_checkpoint(folder, fingerprint, learner, state)
 
     finished = run_loop(
         learner,
@@ -321,7 +400,7 @@ def run_to_the_end(platform: Platform, learner: Learner, state: RunState, total_
         total_steps,
         stop_requested=lambda: team.any(platform.stop_requested),
         save=save,
-        report=partial(tell, platform, total_steps) if team.leads else lambda _: None,
+        report=partial(tell, platform, total_steps, phase) if team.leads else lambda _: None,
     )
     if not finished:
         raise TrainingStopped(f"The training job was stopped at step {state.step} of {total_steps}.")
@@ -329,7 +408,7 @@ def run_to_the_end(platform: Platform, learner: Learner, state: RunState, total_
         learner.average.take_over()
 
 
-def tell(platform: Platform, total_steps: int, reading: Reading) -> None:
+def tell(platform: Platform, total_steps: int, phase: TrainingPhase, reading: Reading) -> None:
     """One line for people and for SageMaker's metric definitions; fixed point, so that every regex reads it whole."""
     loss = reading.loss if math.isfinite(reading.loss) else None
     if loss is not None:
@@ -338,9 +417,7 @@ def tell(platform: Platform, total_steps: int, reading: Reading) -> None:
             f"seconds_per_step={reading.seconds_per_step:.3f}\n"
         )
         sys.stdout.flush()
-    platform.report_progress(
-        "training", reading.step, total_steps, loss=loss, seconds_per_step=reading.seconds_per_step
-    )
+    platform.report_progress(phase, reading.step, total_steps, loss=loss, seconds_per_step=reading.seconds_per_step)
 
 
 def draw_samples(studio: Studio, prompts: list[str]) -> list[Drawn]:
@@ -365,9 +442,20 @@ def save_model(
     held_out_after: float,
     samples: list[Drawn],
     pictures: PictureCount,
+    words: list[int],
+    *,
+    text_encoder_changed: bool,
 ) -> None:
     empty_directory(platform.model)
-    save_weights(platform.model, platform.base_model, manifest, model, settings.hyperparameters)
+    save_weights(
+        platform.model,
+        platform.base_model,
+        manifest,
+        model,
+        settings.hyperparameters,
+        list(dict.fromkeys(words)),
+        text_encoder_changed=text_encoder_changed,
+    )
     summary = TrainingSummary(
         steps=state.step,
         seconds=round(state.seconds, 3),

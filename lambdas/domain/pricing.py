@@ -83,4 +83,5 @@ def _estimate(gpu: Gpu, wanted: Hyperparameters, steps: int, missing_class_image
     )
     step = (gpu.lora_step if wanted.method == "lora" else gpu.full_step) * images_a_step
     missing = max(0, missing_class_images) if wanted.with_prior_preservation else 0
+    steps += wanted.textual_inversion_steps
     return START_SECONDS + area * (steps * step + missing * gpu.class_image)

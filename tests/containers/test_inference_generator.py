@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from contracts.artifact import LORA_WEIGHTS, FileEntry
+from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, FileEntry
 from contracts.errors import GenerationFailed, HostingFailed, InvalidBaseModel, UnknownSubject
 from contracts.generation import GenerationDefaults, InferencePayload, Scheduler
 from contracts.storage import MANIFEST
@@ -182,6 +182,60 @@ def test_subjects_differ_and_never_leak_into_each_other_or_the_base_model(
         expected = base if name is None else fresh[name]
         drawn = picture(generator, **({} if name is None else {"subject": name}))
         assert np.array_equal(drawn, expected), name
+
+
+def publish_words(
+    base: Path, s3: Any, folder: Path, subject: str, ids: list[int], rows: torch.Tensor, published: dict[str, Path]
+) -> None:
+    """The adapter of rex, with words of its own."""
+    shutil.copytree(published["rex"], folder)
+    save_file({"ids": torch.tensor(ids), "rows": rows}, folder / LEARNED_WORDS)
+    publish(s3, version_manifest(base, subject, VERSION, describe_files(folder)), folder)
+
+
+def test_learned_words_are_spoken_for_their_subject_alone(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path
+) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base_model, safety_checker=None)
+    ids = pipeline.tokenizer(DOG, add_special_tokens=False).input_ids[-2:]
+    width = pipeline.text_encoder.config.hidden_size
+    for subject, scale in (("zoe", 1.0), ("zac", -1.0)):
+        rows = torch.full((len(ids), width), scale) * torch.linspace(-1, 1, width)
+        publish_words(tiny_base_model, s3, tmp_path / subject, subject, ids, rows, published)
+    names: list[str | None] = ["rex", "pip", "zoe", "zac", None]
+    expected = {
+        name: picture(
+            make_generator(tiny_base_model, s3, tmp_path / f"cache-{name}"), **({"subject": name} if name else {})
+        )
+        for name in names
+    }
+    assert len({pixels.tobytes() for pixels in expected.values()}) == len(names)
+    generator = make_generator(tiny_base_model, s3, tmp_path / "cache")
+    for name in [*names, "zoe", "rex", "zac", "zoe", None, "zac", "pip", "zoe"]:
+        drawn = picture(generator, **({"subject": name} if name else {}))
+        assert np.array_equal(drawn, expected[name]), name
+
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(published["rex"], weight_name=LORA_WEIGHTS)
+    with torch.no_grad():
+        pipeline.text_encoder.get_input_embeddings().weight[ids] = torch.linspace(-1, 1, width)
+    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
+    theirs = pipeline(
+        DOG, num_inference_steps=3, generator=torch.Generator("cpu").manual_seed(7), output_type="np"
+    ).images[0]
+    assert np.abs(picture(generator, subject="zoe", scheduler="ddim") / 255 - theirs).max() <= 2 / 255
+
+
+def test_words_that_do_not_fit_the_text_encoder_are_refused(
+    generator: Generator, tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path
+) -> None:
+    for subject, ids, width in (("far", [10**9], 32), ("wide", [1], 7), ("odd", [-1], 32)):
+        rows = torch.zeros(1, width)
+        publish_words(tiny_base_model, s3, tmp_path / subject, subject, ids, rows, published)
+        with pytest.raises(HostingFailed, match="does not fit"):
+            draw(generator, subject=subject)
+    before = picture(generator)
+    assert np.array_equal(picture(generator), before)
 
 
 def test_a_lora_subject_is_drawn_as_diffusers_draws_it(

@@ -21,6 +21,7 @@ from contracts.artifact import BaseModelManifest
 from contracts.errors import (
     EmptyDataset,
     InvalidBaseModel,
+    InvalidDatasetInfo,
     InvalidPreviousModel,
     InvalidRequest,
     TrainingDiverged,
@@ -128,7 +129,7 @@ def test_a_full_fine_tune_changes_the_text_encoder_only_when_asked(
 def test_lora_of_the_text_encoder_loads_again(tmp_path: Path, tiny_base_model: Path, small_dataset: Path) -> None:
     job = run_job(tmp_path / "job", tiny_base_model, small_dataset, train_text_encoder=True)
     weights = load_file(job.model / LORA)
-    trained = [tensor for name, tensor in weights.items() if name.startswith("text_encoder.") and ".up." in name]
+    trained = [tensor for name, tensor in weights.items() if name.startswith("text_encoder.") and ".lora_B." in name]
     assert trained and all(tensor.abs().max() > 0 for tensor in trained)
     pipe = pipeline(tiny_base_model)
     plain = pipe.encode_prompt("a toy", "cpu", 1, False)[0]
@@ -149,18 +150,37 @@ def test_the_published_weights_are_the_average_when_one_is_kept(
     assert 0 < sum(behind) < sum(moved)
 
 
-def test_adapters_on_all_layers_are_saved_loaded_and_used(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+@pytest.mark.parametrize("targets", ["attention", "all"])
+@pytest.mark.parametrize("with_text", [False, True])
+def test_every_adapter_that_is_trained_is_saved_loaded_and_used(
+    tmp_path: Path,
+    tiny_base_model: Path,
+    small_dataset: Path,
+    targets: str,
+    with_text: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = run_job(tmp_path / "job", tiny_base_model, small_dataset, lora_targets="all")
-    weights = load_file(job.model / LORA)
-    trained = {name.split(".lora")[0] for name, tensor in weights.items() if ".lora_B." in name and tensor.any()}
-    for layer in ("conv_in", "conv_out", "conv1", "conv2", "proj_in", "net.2", "time_emb_proj", "samplers.0.conv"):
-        assert any(name.endswith(layer) for name in trained), layer
+    trained: list[Learner] = []
+    real = train_module.prepare_learner
+    monkeypatch.setattr(train_module, "prepare_learner", lambda *a: trained.append(real(*a)) or trained[0])
+    options = {"lora_targets": targets, "train_text_encoder": with_text}
+    job = run_job(tmp_path / "job", tiny_base_model, small_dataset, **options)
     pipe = pipeline(tiny_base_model)
     pipe.load_lora_weights(job.model)
-    adapted = {name for name, module in pipe.unet.named_modules() if hasattr(module, "lora_A")}
-    assert {f"unet.{name}" for name in adapted} == trained
+    networks = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+    loaded = {
+        f"{network}.{name.replace('.default_0.', '.default.')}": weight
+        for network, module in networks.items()
+        for name, weight in module.named_parameters()
+        if ".lora_" in name
+    }
+    expected = trained[0].model.parameters
+    assert loaded.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(loaded[name], weight.detach()), name
+    layers = {name.split(".lora_")[0].rpartition(".")[2] for name in expected}
+    assert ({"conv1", "conv_in", "proj_in"} <= layers) is (targets == "all")
+    assert {"to_q", "to_k", "to_v"} <= layers
 
 
 @pytest.mark.parametrize("mixed_precision", ["bf16", "fp16"])
@@ -565,3 +585,49 @@ def test_what_does_not_fit_the_earlier_model_is_refused(
     (damaged.channel("previous") / LORA).write_bytes(b"damaged")
     with pytest.raises(InvalidPreviousModel, match="missing or damaged"):
         train(damaged)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_words_of_a_subject_are_learned_first_and_nothing_else_meanwhile(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, method: str
+) -> None:
+    options = {"method": method, "textual_inversion_steps": 8, "textual_inversion_learning_rate": 0.05, "max_steps": 1}
+    job = run_job(tmp_path / "job", tiny_base_model, small_dataset, **options)
+    tokenizer = pipeline(tiny_base_model).tokenizer
+    own = tokenizer("sks", add_special_tokens=False).input_ids
+    name = "text_model.embeddings.token_embedding.weight"
+    before = load_file(tiny_base_model / "text_encoder" / "model.safetensors")
+    table = next(tensor for key, tensor in before.items() if name.endswith(key) or key.endswith(name))
+    if method == "lora":
+        words = load_file(job.model / "learned_words.safetensors")
+        assert words["ids"].tolist() == own
+        rows = words["rows"]
+        assert {path.name for path in job.model.glob("*.safetensors")} == {LORA, "learned_words.safetensors"}
+    else:
+        assert changed_parts(job.model, tiny_base_model) == {"unet", "text_encoder"}
+        after = load_file(job.model / "text_encoder" / "model.safetensors")
+        assert {key for key in before if not torch.equal(before[key], after[key])} == {
+            key for key in before if key.endswith("token_embedding.weight")
+        }
+        changed = next(after[key] for key in after if key.endswith("token_embedding.weight"))
+        assert (changed != table).any(dim=1).nonzero()[:, 0].tolist() == sorted(own)
+        rows = changed[own]
+        draw(pipeline(job.model))
+    assert not torch.equal(rows, table[own].float())
+    training = artifact_of(job).training
+    assert training.held_out_after < training.held_out_before
+
+    further = build_job(tmp_path / "further", tiny_base_model, small_dataset, method=method, max_steps=1)
+    shutil.copytree(job.model, further.channel("previous"))
+    train(further)
+    assert artifact_of(further).training.held_out_before == pytest.approx(training.held_out_after, rel=1e-3)
+    if method == "lora":
+        kept = load_file(further.model / "learned_words.safetensors")
+        assert torch.equal(kept["rows"], rows)
+
+
+def test_words_to_learn_need_a_class_prompt(tmp_path: Path, tiny_base_model: Path, small_dataset: Path) -> None:
+    job = build_job(tmp_path / "job", tiny_base_model, small_dataset, textual_inversion_steps=1)
+    change_info(job, class_prompt=None)
+    with pytest.raises(InvalidDatasetInfo, match="class_prompt of every subject"):
+        train(job)

@@ -30,6 +30,8 @@ RESUMED = {
     "full": {"method": "full", "train_text_encoder": True, "lr_scheduler": "linear", "lr_warmup_steps": 3},
     "fp16": {"mixed_precision": "fp16", "batch_size": 2},
     "average": {"use_ema": True, "snr_gamma": 5, "noise_offset": 0.1, "random_flip": True},
+    "words": {"textual_inversion_steps": 2, "use_ema": True},
+    "words-full": {"method": "full", "train_text_encoder": True, "textual_inversion_steps": 2, "use_ema": True},
     "prior": {"with_prior_preservation": True, "num_class_images": 3, "sample_batch_size": 2},
 }
 
@@ -50,6 +52,22 @@ def test_a_restart_ends_in_the_very_same_weights(
     assert weight_digests(restarted.model) == weight_digests(whole.model)
     assert artifact_of(restarted).training.held_out_before == artifact_of(whole).training.held_out_before
     assert artifact_of(restarted).training.first_loss == artifact_of(whole).training.first_loss
+
+
+def test_a_restart_goes_on_with_the_words_that_it_was_learning(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+) -> None:
+    options = {"textual_inversion_steps": 6, "max_steps": 2}
+    whole = run_job(tmp_path / "whole", tiny_base_model, small_dataset, **options)
+    job = build_job(tmp_path / "stopped", tiny_base_model, small_dataset, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(job, 2, patch)
+        with pytest.raises(TrainingStopped, match="step 3 of 6"):
+            train(job)
+    assert [path.name for path in job.checkpoints.glob("textual_inversion/*")] == ["checkpoint-00000003"]
+    restarted = Platform(job.base)
+    train(restarted)
+    assert weight_digests(restarted.model) == weight_digests(whole.model)
 
 
 def test_checkpoints_are_safetensors_and_json_and_only_the_newest_stays(

@@ -23,6 +23,11 @@ def test_more_steps_cost_more() -> None:
     assert price(Hyperparameters(max_steps=2000)).dollars > price(Hyperparameters(max_steps=200)).dollars
 
 
+def test_learning_words_first_costs_its_steps() -> None:
+    plain = price(Hyperparameters(max_steps=1000))
+    assert price(Hyperparameters(max_steps=400, textual_inversion_steps=600)).seconds == plain.seconds
+
+
 def test_prior_preservation_counts_the_class_images_that_are_missing() -> None:
     with_prior = Hyperparameters(max_steps=200, with_prior_preservation=True)
     assert price(with_prior).seconds > 100 + price(Hyperparameters(max_steps=200)).seconds

@@ -17,6 +17,11 @@ class WeightAverage:
         self.tensors: dict[str, Tensor] = {name: weight.detach().clone() for name, weight in parameters.items()}
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """From the weights as they are."""
+        self.restore(self._parameters)
+
+    @torch.no_grad()
     def update(self, steps_done: int) -> None:
         """Early on the average follows closely: min(decay, (1 + n) / (10 + n)), as diffusers' EMAModel does."""
         decay = min(self._decay, (1 + steps_done) / (10 + steps_done))

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -97,10 +96,12 @@ def load_adapters(directory: Path, unet: UNet2DConditionModel, text_encoder: CLI
 
 
 def _layers_in_place(module: torch.nn.Module) -> dict[str, Tensor]:
-    """The adapters' own tensors, under the names that diffusers gives them in a file."""
-    layers: dict[str, Tensor] = convert_state_dict_to_diffusers(  # type: ignore[no-untyped-call]
-        get_peft_model_state_dict(module)
-    )
+    """The adapters' own tensors, under peft's names.
+
+    Not under those of diffusers' converter: it spells attention layers in another way than all others, and its loader,
+    finding both in one file, leaves the attention layers out without an error.
+    """
+    layers: dict[str, Tensor] = get_peft_model_state_dict(module)
     return layers
 
 

@@ -41,6 +41,14 @@ class PromptTable:
         with self._precision.autocast():
             return encode(self._text_encoder, self._ids[index])
 
+    def thaw(self) -> None:
+        """From now on every prompt is encoded anew, with gradients."""
+        self._cached = None
+
+    def freeze(self) -> None:
+        """The text encoder has changed, and will not change any more; it must be on the device."""
+        self._cached = self._encode_all()
+
     @torch.no_grad()
     def _encode_all(self) -> Tensor:
         with self._precision.autocast():

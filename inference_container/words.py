@@ -1,0 +1,48 @@
+"""Words that a subject has taught the shared text encoder: spoken while it is drawn, and forgotten for the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from contracts.artifact import LEARNED_WORDS, WORD_IDS, WORD_ROWS
+
+
+@dataclass(frozen=True)
+class Words:
+    ids: Tensor  # (K,) tokens
+    rows: Tensor  # (K, width) their embeddings
+
+
+class Vocabulary:
+    """The embedding table of a text encoder, with at most one subject's words in it."""
+
+    def __init__(self, text_encoder: Any) -> None:
+        self._table: Tensor = text_encoder.get_input_embeddings().weight
+        self._replaced: Words | None = None
+
+    def read(self, directory: Path) -> Words | None:
+        """None for a subject that has taught no words. Raises ValueError if they do not fit the text encoder."""
+        path = directory / LEARNED_WORDS
+        if not path.is_file():
+            return None
+        saved = load_file(path)
+        ids, rows = saved[WORD_IDS], saved[WORD_ROWS]
+        size, width = self._table.shape
+        if ids.dtype != torch.int64 or rows.shape != (len(ids), width) or not bool(((ids >= 0) & (ids < size)).all()):
+            raise ValueError(f"{LEARNED_WORDS} does not fit the text encoder")
+        return Words(ids.to(self._table.device), rows.to(self._table.device, self._table.dtype))
+
+    @torch.no_grad()
+    def speak(self, words: Words | None) -> None:
+        if self._replaced is not None:
+            self._table[self._replaced.ids] = self._replaced.rows
+        self._replaced = None
+        if words is not None:
+            self._replaced = Words(words.ids, self._table[words.ids].clone())
+            self._table[words.ids] = words.rows
