@@ -76,6 +76,8 @@ class Artifact(_Record):
     instance_prompt: str
     class_prompt: str | None
     concepts: list[Concept] = Field([], description="Further subjects that were trained in the same job.")
+    continued_from: str | None = Field(None, description="subject@version of ours that the training started from.")
+    learned_words: list[int] = Field([], description="Tokens of the words that textual inversion learned.")
     resolution: int
     hyperparameters: Hyperparameters
     training: TrainingSummary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from contracts.errors import InvalidBaseModel, InvalidRequest
 from contracts.generation import GenerationDefaults
 from contracts.storage import MANIFEST, base_model_prefix
 from contracts.training import TrainingDefaults, describe
+from dreamdrop.checksums import sha256_of
 from dreamdrop.deployment import Deployment
 
 # What pickle or other code-carrying checkpoints are called; see https://huggingface.co/docs/hub/security-pickle
@@ -114,7 +114,9 @@ def imported_manifest(deployment: Deployment, model_id: str) -> BaseModelManifes
 
 def _model_files(directory: Path) -> list[Path]:
     if not directory.is_dir():
-        raise InvalidBaseModel(f"{directory} is not a directory.", "Name a diffusers directory.")
+        raise InvalidBaseModel(
+            f"{directory} is neither a directory nor a file.", "Name a diffusers directory, or a model in one file."
+        )
     missing = [name for name in REQUIRED_BASE_MODEL_FILES if not (directory / name).is_file()]
     if missing:
         raise InvalidBaseModel(
@@ -184,9 +186,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _entry(directory: Path, path: Path) -> FileEntry:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(path=path.relative_to(directory).as_posix(), size=path.stat().st_size, sha256=digest)
+    name = path.relative_to(directory).as_posix()
+    return FileEntry(path=name, size=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _is_there(s3: Any, bucket: str, key: str, file: FileEntry) -> bool:

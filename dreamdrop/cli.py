@@ -14,17 +14,21 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from contracts.errors import ErrorReport, InvalidRequest
+from contracts.errors import ErrorReport, InvalidRequest, SubjectNotReady
 from contracts.generation import GenerationRequest, Scheduler
 from contracts.training import describe
-from dreamdrop import base_models, demo, up
+from dreamdrop import base_models, demo, single_file, up
 from dreamdrop.api import Api
 from dreamdrop.client import SETTLE_TIMEOUT_SECONDS, Client
 from dreamdrop.deployment import Deployment
+from dreamdrop.export import Format, export
 from dreamdrop.failures import EXPECTED, explain
+from dreamdrop.formats import Dtype
+from dreamdrop.formats.architecture import PredictionType
 from dreamdrop.local import process
 from dreamdrop.local.settings import DEFAULT_PORT
 from dreamdrop.progress import RunDisplay, timed
+from dreamdrop.published import version_manifest
 
 app = typer.Typer(
     help="Drop a handful of photos of one thing; get back an API that draws it anywhere.",
@@ -198,26 +202,89 @@ def _checked(values: dict[str, Any]) -> GenerationRequest:
 
 @app.command("import-base")
 def import_base_command(
-    directory: Annotated[Path, typer.Argument(help="A diffusers directory, safetensors only.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A diffusers directory (safetensors only), or a model in one file (.safetensors, .ckpt)."),
+    ],
     model_id: Annotated[str, typer.Option("--id", help="Its name in dataset_info.json (base_model).")],
     licence: Annotated[str, typer.Option(help="The licence of the weights, recorded with them.")],
     source: Annotated[str, typer.Option(help="Where the weights came from, recorded with them.")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="One file: a directory with CLIP's tokenizer; tokenizer/ beside the file when absent."),
+    ] = None,
+    prediction_type: Annotated[
+        PredictionType | None, typer.Option(help="One file: what it predicts. 2.x files do not tell it; 1.x: epsilon.")
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(min=64, max=1024, help="One file: its side in pixels; 768 for 2.x v_prediction, else 512."),
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="One file: where its diffusers directory is put; FILE-diffusers when absent.")
+    ] = None,
     aws: Aws = False,
     prefix: Prefix = "dreamdrop",
     region: Region = None,
 ) -> None:
     """Imports a base model into the data bucket, with a checksum for each file. Repeating it uploads what is missing.
 
+    A model in one file is converted first, once, on this machine and without a network.
+
     Example:  dreamdrop import-base ./sd21 --id stable-diffusion-2-1-base --licence openrail++ --source huggingface
+
+    Example:  dreamdrop import-base sd15.safetensors --id sd15 --tokenizer ./tok --licence openrail --source a-friend
     """
     deployment = deployment_of(aws, prefix, region)
+    asked = single_file.Asked(tokenizer, prediction_type, resolution, directory)
+    if path.is_file():
+        with timed(stderr, f"Converting {path}"):
+            path = single_file.converted(path, asked)
+    elif asked != single_file.Asked():
+        raise InvalidRequest(f"{path} is not a file: it is imported as it is.", "Leave the options for one file out.")
     with timed(stderr, "Computing checksums"):
-        manifest = base_models.describe_directory(directory, model_id, source, licence)
-    uploaded = base_models.import_directory(deployment, directory, manifest, _show_import)
+        manifest = base_models.describe_directory(path, model_id, source, licence)
+    uploaded = base_models.import_directory(deployment, path, manifest, _show_transfer)
     say({"id": manifest.id, "checksum": manifest.checksum, "resolution": manifest.resolution, "uploaded": uploaded})
 
 
-def _show_import(file: str, done: int, total: int) -> None:
+@app.command("export")
+def export_command(
+    subject: Annotated[str, typer.Argument(help=field_help("subject"))],
+    out: Annotated[Path, typer.Argument(help="What to write: a .safetensors file; with --format diffusers a folder.")],
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="diffusers: the files as published. comfyui: the LoRA for ComfyUI and A1111. "
+            "checkpoint: the whole model in one file, a LoRA merged into its base model.",
+        ),
+    ] = "diffusers",
+    version: Annotated[str | None, typer.Option(help="The version; the one that is served when absent.")] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Number format of a file that is converted; fp16 when absent.")
+    ] = None,
+    aws: Aws = False,
+    prefix: Prefix = "dreamdrop",
+    region: Region = None,
+) -> None:
+    """Writes a trained subject for other programs: diffusers, ComfyUI, A1111.
+
+    Example:  dreamdrop export robot robot.safetensors --format comfyui
+
+    Example:  dreamdrop export robot robot-model.safetensors --format checkpoint --dtype fp32
+    """
+    deployment = deployment_of(aws, prefix, region)
+    wanted = version or Client(deployment).subject(subject).version
+    if wanted is None:
+        raise SubjectNotReady(f"No version of {subject} can be drawn yet.")
+    manifest = version_manifest(deployment, subject, wanted)
+    with timed(stderr, f"Exporting {subject}, version {wanted}"):
+        export(deployment, manifest, form, out, dtype, _show_transfer)
+    say(str(out))
+
+
+def _show_transfer(file: str, done: int, total: int) -> None:
     stderr.print(f"{100 * done / max(total, 1):3.0f} %  {file}", markup=False, highlight=False)
 
 

@@ -106,6 +106,7 @@ def write_artifact(
     settings: TrainingSettings,
     summary: TrainingSummary,
     pictures: PictureCount,
+    words: list[int],
 ) -> Artifact:
     """Adds the model card and describes every file that is in the directory by then."""
     described = Artifact(
@@ -118,6 +119,8 @@ def write_artifact(
             Concept(folder=other.folder, instance_prompt=other.instance_prompt, class_prompt=other.class_prompt)
             for other in settings.subjects[1:]
         ],
+        continued_from=settings.continue_from,
+        learned_words=words,
         resolution=settings.hyperparameters.resolution or manifest.resolution,
         hyperparameters=settings.hyperparameters,
         training=summary,

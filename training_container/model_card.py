@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from contracts.artifact import LORA_WEIGHTS, Artifact, BaseModelManifest
+from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, WORD_IDS, WORD_ROWS, Artifact, BaseModelManifest
 
 MODEL_CARD = "README.md"
 
@@ -112,11 +112,18 @@ def _usage(artifact: Artifact, base: BaseModelManifest) -> Iterator[str]:
     yield "With diffusers, in this directory:"
     yield ""
     yield "```python"
+    if artifact.method == "lora" and artifact.learned_words:
+        yield "import safetensors.torch"
     yield "from diffusers import StableDiffusionPipeline"
     yield ""
     yield f"pipeline = StableDiffusionPipeline.from_pretrained({model!r})"
     if artifact.method == "lora":
         yield f"pipeline.load_lora_weights('.', weight_name={LORA_WEIGHTS!r})"
+        if artifact.learned_words:
+            yield f"words = safetensors.torch.load_file({LEARNED_WORDS!r})"
+            yield (
+                f"pipeline.text_encoder.get_input_embeddings().weight.data[words[{WORD_IDS!r}]] = words[{WORD_ROWS!r}]"
+            )
     yield f"pipeline({prompt!r}{given}).images[0].save('picture.png')"
     yield "```"
     yield ""
@@ -172,6 +179,8 @@ def _lineage(artifact: Artifact, base: BaseModelManifest) -> Iterator[str]:
     yield f"- base model: {code_span(artifact.base_model)}"
     yield f"- its checksum: {code_span(artifact.base_model_checksum)}"
     yield f"- its source: {code_span(base.source)}"
+    if artifact.continued_from:
+        yield f"- trained further from: {code_span(artifact.continued_from)}"
     for library, version in sorted(artifact.versions.items()):
         yield f"- {library}: {code_span(version)}"
 

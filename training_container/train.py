@@ -131,7 +131,7 @@ def train(platform: Platform, team: Team = ALONE) -> None:
         held_out_after,
         samples,
         pictures,
-        words,
+        list(dict.fromkeys(words)),
         text_encoder_changed=text_encoder_changed,
     )
     platform.report_progress("done", total_steps, total_steps, loss=mean_of_tenth(state.losses, last=True))
@@ -453,7 +453,7 @@ def save_model(
         manifest,
         model,
         settings.hyperparameters,
-        list(dict.fromkeys(words)),
+        words,
         text_encoder_changed=text_encoder_changed,
     )
     summary = TrainingSummary(
@@ -465,7 +465,7 @@ def save_model(
         held_out_after=held_out_after,
         samples=save_samples(platform.model, samples),
     )
-    write_artifact(platform.model, manifest, settings, summary, pictures)
+    write_artifact(platform.model, manifest, settings, summary, pictures, words)
 
 
 def mean_of_tenth(losses: list[float | None], *, last: bool) -> float:
