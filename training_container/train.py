@@ -13,65 +13,37 @@ import torch
 
 from contracts.artifact import BaseModelManifest, TrainingSummary
 from contracts.errors import InvalidPreviousModel, TrainingStopped
-from contracts.storage import PREVIOUS_MODEL, class_image_folder, class_image_set
+from contracts.storage import PREVIOUS_MODEL
 from contracts.training import Hyperparameters, TrainingPhase, as_before, settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
-from training_container.base_model import BaseModel, frame_multiple, load_base_model, verify_base_model
+from training_container.base_model import BaseModel, load_base_model, verify_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
+from training_container.class_pictures import prior_pictures
 from training_container.dreambooth.average import WeightAverage
 from training_container.dreambooth.batches import TrainingSet, encode_always, encode_once
-from training_container.dreambooth.dataset import (
-    CropRule,
-    Frame,
-    Picture,
-    read_class_pictures,
-    read_instance_pictures,
-    read_pictures,
-)
+from training_container.dreambooth.dataset import Picture
 from training_container.dreambooth.evaluation import MOST_PHOTOS, held_out_loss
 from training_container.dreambooth.inversion import ROWS, learnable_rows, own_word_ids
 from training_container.dreambooth.latents import encode_moments, scaling_factor_of
 from training_container.dreambooth.loop import Learner, Reading, RunState, run_loop
 from training_container.dreambooth.optimizer import build_optimizer, build_scaler
 from training_container.dreambooth.precision import Precision, release, visible_gpu
-from training_container.dreambooth.prior import generate_class_images
-from training_container.dreambooth.sampling import GUIDANCE_SCALE, Drawn, Sampler
+from training_container.dreambooth.sampling import Drawn
 from training_container.dreambooth.schedule import NoiseSchedule
 from training_container.dreambooth.team import ALONE, Team
-from training_container.dreambooth.text import PromptTable
-from training_container.dreambooth.trainable import Trainable, make_trainable
+from training_container.dreambooth.trainable import Trainable
 from training_container.footprint import FootprintOf
 from training_container.memory import plan_memory
 from training_container.model_card import PictureCount
+from training_container.photos import read_photos
 from training_container.platform import Platform
 from training_container.previous import PreviousModel, go_on_from, read_previous
 from training_container.settings import TrainingSettings, read_settings, require_base_model
+from training_container.studio import Studio, draw_samples, furnish, refresh_prompts
 
 logger = logging.getLogger("training")
 
-SAMPLE_PICTURES = 2
-NO_PROMPT = ""
 INVERSION = "textual_inversion"  # the folder of its checkpoints
-
-
-@dataclasses.dataclass(frozen=True)
-class Photos:
-    instance: list[Picture]
-    prior: dict[str, list[Picture]]  # by class prompt: those that came with the dataset
-    rule: CropRule
-
-    @property
-    def frames(self) -> list[Frame]:
-        return list(dict.fromkeys(picture.frame for picture in self.instance))
-
-
-@dataclasses.dataclass
-class Studio:
-    """The model and what is needed to draw with it."""
-
-    model: Trainable
-    prompts: PromptTable
-    sampler: Sampler
 
 
 def train(platform: Platform, team: Team = ALONE) -> None:
@@ -169,117 +141,12 @@ def fit_into_memory(settings: TrainingSettings, base: BaseModel) -> tuple[Traini
     return dataclasses.replace(settings, hyperparameters=settled), precision
 
 
-def read_photos(platform: Platform, settings: TrainingSettings) -> Photos:
-    wanted = settings.hyperparameters
-    rule = CropRule(
-        wanted.resolution or 0,
-        wanted.center_crop,
-        wanted.seed,
-        mirrored=wanted.random_flip,
-        multiple=frame_multiple(platform.base_model) if wanted.aspect_buckets else None,
-    )
-    instance = [
-        picture
-        for subject in settings.subjects
-        for picture in read_instance_pictures(platform.dataset / subject.folder, subject.instance_prompt, rule)
-    ]
-    photos = Photos(instance, {}, rule)
-    for subject in settings.subjects:
-        if subject.class_prompt in settings.class_prompts:
-            given = photos.prior.setdefault(subject.class_prompt, [])
-            room = wanted.num_class_images - len(given) // len(photos.frames)
-            folder = platform.dataset / subject.folder
-            given += read_class_pictures(folder, subject.class_prompt, room, class_rule(rule), photos.frames)
-    return photos
-
-
-def class_rule(rule: CropRule) -> CropRule:
-    """Class pictures are many: one crop of each keeps them in memory."""
-    return dataclasses.replace(rule, crops=1)
-
-
-def furnish(base: BaseModel, settings: TrainingSettings, photos: Photos, precision: Precision) -> Studio:
-    """Moves the model to the device and encodes every prompt; a frozen text encoder is used once, here."""
-    wanted = settings.hyperparameters
-    model = make_trainable(base.unet, base.text_encoder, wanted, precision)
-    precision.move(base.vae)
-    prompts = [NO_PROMPT, *(subject.instance_prompt for subject in settings.subjects), *settings.class_prompts]
-    prompts += [picture.prompt for pictures in (photos.instance, *photos.prior.values()) for picture in pictures]
-    table = PromptTable(prompts, base.tokenizer, base.text_encoder, precision, trained=wanted.train_text_encoder)
-    if not wanted.train_text_encoder:
-        release(base.text_encoder)
-    sampler = Sampler(
-        model.predict,
-        base.vae,
-        base.scheduler_config,
-        precision,
-        wanted.resolution or 0,
-        wanted.seed,
-        guidance_scale=base.manifest.generation_defaults.guidance_scale or GUIDANCE_SCALE,
-    )
-    return Studio(model, table, sampler)
-
-
-def prior_pictures(
-    platform: Platform,
-    studio: Studio,
-    settings: TrainingSettings,
-    manifest: BaseModelManifest,
-    photos: Photos,
-    total_steps: int,
-    team: Team,
-) -> list[Picture]:
-    """The class pictures of the dataset and, up to num_class_images of each class, some that the base model draws."""
-    wanted = settings.hyperparameters
-    pictures: list[Picture] = []
-    for class_prompt in settings.class_prompts:
-        given = photos.prior[class_prompt]
-        pictures += given
-        shortfall = wanted.num_class_images - len(given) // len(photos.frames)
-        if shortfall <= 0:
-            continue
-        on_batch = partial(tell_class_images, platform, class_prompt, shortfall, total_steps)
-        folder = class_image_folder(
-            class_image_set(manifest.checksum, class_prompt, wanted.resolution or 0, wanted.seed)
-        )
-        with torch.no_grad():
-            files = generate_class_images(
-                platform.checkpoints / folder,
-                platform.channel(folder),
-                shortfall,
-                wanted.sample_batch_size,
-                studio.sampler,
-                studio.prompts.embeddings([studio.prompts.row(class_prompt)]),
-                studio.prompts.embeddings([studio.prompts.row(NO_PROMPT)]),
-                on_batch,
-                team,
-            )
-        pictures += read_pictures(files, class_prompt, class_rule(photos.rule), photos.frames)
-    return pictures
-
-
-def tell_class_images(platform: Platform, class_prompt: str, wanted: int, total_steps: int, done: int) -> None:
-    """Raises TrainingStopped once SIGTERM has come."""
-    platform.raise_if_stopped()
-    platform.report_progress("class_images", 0, total_steps)
-    logger.info("class pictures: %d of %d of %r", done, wanted, class_prompt)
-
-
 def start_from(previous: PreviousModel, base: BaseModel, studio: Studio) -> list[int]:
     """Returns the tokens of the words that the earlier model has learned."""
     studio.model.precision.move(base.text_encoder)
     words = go_on_from(previous, studio.model)
     refresh_prompts(base, studio.prompts, previous.artifact.hyperparameters.train_text_encoder)
     return words
-
-
-def refresh_prompts(base: BaseModel, prompts: PromptTable, trained: bool) -> None:
-    """After the text encoder has changed; a frozen one is not needed any more."""
-    if trained:
-        prompts.thaw()
-    else:
-        prompts.freeze()
-        release(base.text_encoder)
 
 
 def learn_words(
@@ -418,19 +285,6 @@ def tell(platform: Platform, total_steps: int, phase: TrainingPhase, reading: Re
         )
         sys.stdout.flush()
     platform.report_progress(phase, reading.step, total_steps, loss=loss, seconds_per_step=reading.seconds_per_step)
-
-
-def draw_samples(studio: Studio, prompts: list[str]) -> list[Drawn]:
-    studio.model.train_mode(False)
-    studio.model.precision.move(studio.sampler.vae)
-    table = studio.prompts
-    drawn: list[Drawn] = []
-    with torch.no_grad():
-        for prompt in prompts:
-            numbers = range(len(drawn), len(drawn) + SAMPLE_PICTURES)
-            empty = table.embeddings([table.row(NO_PROMPT)])
-            drawn += studio.sampler.draw(table.embeddings([table.row(prompt)]), empty, "sample", numbers)
-    return drawn
 
 
 def save_model(
