@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ENVIRONMENT ?= sandbox
 PREFIX ?= dreamdrop
+REFERENCE ?=
 SOURCES := contracts infra lambdas training_container inference_container dreamdrop toyworld benchmarks examples tests app.py
 
 # At the end of the path: the Node.js of the Python package, for machines that have none.
@@ -14,7 +15,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy check check-template toyworld bench-toyworld up down status synth deploy destroy clean
+.PHONY: help demo test test-deploy check check-template toyworld bench-toyworld bench-train up down status synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -60,6 +61,10 @@ toyworld: $(VENV)/.run  ## make the local base model anew: two hours on two core
 
 bench-toyworld: $(VENV)/.run  ## how well Toyworld draws and learns: two hours; goes on where it stopped
 	@$(BIN)/python -m benchmarks.toyworld
+
+# REFERENCE: a checkout of diffusers' example scripts; without it the program says where they are.
+bench-train: $(VENV)/.run  ## our trainer beside diffusers' scripts: REFERENCE=DIR, ten minutes
+	@$(BIN)/python -m benchmarks.train $(if $(REFERENCE),--reference $(REFERENCE))
 
 synth: $(VENV)/.run  ## the CloudFormation templates, into cdk.out
 	@CDK_OUTDIR=cdk.out CDK_CONTEXT_JSON='{"environment": "$(ENVIRONMENT)", "prefix": "$(PREFIX)"}' $(BIN)/python app.py

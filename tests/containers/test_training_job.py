@@ -432,7 +432,7 @@ def test_accumulating_two_passes_is_the_mean_of_their_gradients(
     run_job(tmp_path / "both", tiny_base_model, small_dataset, max_steps=1, gradient_accumulation_steps=2)
     two = Hyperparameters(gradient_accumulation_steps=2)
     for micro in (0, 1):
-        monkeypatch.setattr(loop_module, "batch_at", lambda data, _s, _t, _m, n, k=micro: real(data, two, 0, k, n))
+        monkeypatch.setattr(loop_module, "batch_at", lambda data, _s, _t, _m, n, _x, k=micro: real(data, two, 0, k, n))
         run_job(tmp_path / f"only-{micro}", tiny_base_model, small_dataset, max_steps=1)
     both, first, second = captured
     torch.testing.assert_close(both, (first + second) / 2, rtol=1e-4, atol=1e-7)

@@ -79,7 +79,8 @@ def test_a_job_without_enough_memory_says_so(tmp_path: Path, tiny_base_model: Pa
     job = build_job(tmp_path / "job", tiny_base_model, small_dataset, resolution=1024)
     program = start_program(job.base)
     assert program.stderr is not None
-    assert "memory tier" in program.stderr.readline()
+    while "memory tier" not in (line := program.stderr.readline()):
+        assert line, "the program ended before it had planned its memory"
     pages = int(Path(f"/proc/{program.pid}/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 64 * 2**20
     resource.prlimit(program.pid, resource.RLIMIT_AS, (limit, limit))
@@ -89,13 +90,12 @@ def test_a_job_without_enough_memory_says_so(tmp_path: Path, tiny_base_model: Pa
     assert failure is not None and failure.code == "out_of_memory"
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
 def test_two_processes_are_one_run_with_the_batch_of_both(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, method: str
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
 ) -> None:
     """Data parallelism over gloo: prior preservation, accumulation and a trained text encoder included."""
     options = {
-        "method": method, "max_steps": 5, "save_steps": 3, "gradient_accumulation_steps": 2, "train_text_encoder": True,
+        "method": "full", "max_steps": 5, "save_steps": 3, "gradient_accumulation_steps": 2, "train_text_encoder": True,
         "with_prior_preservation": True, "num_class_images": 4, "sample_batch_size": 2, "use_ema": True,
     }  # fmt: skip
     alone = build_job(tmp_path / "alone", tiny_base_model, small_dataset, batch_size=2, **options)

@@ -78,12 +78,12 @@ def test_a_job_may_name_everything_and_then_needs_no_description(tmp_path: Path)
     }  # fmt: skip
     settings = read_settings(tmp_path, job)
     asked = settings.hyperparameters
-    assert (settings.instance_prompt, settings.class_prompt) == ("a photo of sks toy", "a photo of a toy")
+    assert (settings.main.instance_prompt, settings.main.class_prompt) == ("a photo of sks toy", "a photo of a toy")
     assert (asked.max_steps, asked.batch_size, asked.save_steps, asked.epochs, asked.lora_rank) == (7, 2, 5, 3, 8)
     assert (settings.base_model, settings.memory_tier) == ("sd21", 2)
     (tmp_path / "dataset_info.json").write_text(json.dumps({"instance_prompt": "of the dataset"}))
-    assert read_settings(tmp_path, job).instance_prompt == "a photo of sks toy"
-    assert read_settings(tmp_path, {}).instance_prompt == "of the dataset"
+    assert read_settings(tmp_path, job).main.instance_prompt == "a photo of sks toy"
+    assert read_settings(tmp_path, {}).main.instance_prompt == "of the dataset"
 
 
 @pytest.mark.parametrize(
