@@ -158,3 +158,21 @@ def test_the_other_device_s_figures_stay(tmp_path: Path) -> None:
     assert beside_others(out, "cpu", {"cases": {}}) == {"cpu": {"cases": {}}}
     out.write_text(json.dumps({"cuda": 1, "cpu": 2}))
     assert beside_others(out, "cpu", {"cases": {}}) == {"cuda": 1, "cpu": {"cases": {}}}
+
+
+def test_the_model_for_gpus_is_as_large_as_stable_diffusion_2_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from benchmarks import random_models
+
+    sizes: list[float] = []
+
+    def weigh(_out: Path, _tokenizer: object, *parts: object) -> Path:
+        modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+        sizes.extend(round(sum(weight.numel() for weight in module.parameters()) / 1e6, 2) for module in modules)
+        return _out
+
+    monkeypatch.setattr(random_models, "write_pipeline", weigh)
+    with torch.device("meta"):
+        random_models.build_sd21(Path("out"), resolution=512)
+    assert sizes == [340.39, 83.65, 865.91]
