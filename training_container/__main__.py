@@ -12,6 +12,7 @@ import sys
 from training_container.failures import as_training_failure
 from training_container.launch import launch, processes_wanted
 from training_container.platform import Platform
+from training_container.verification import begin_verification
 
 logger = logging.getLogger("training")
 
@@ -25,12 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
         return launch(count)
     platform = Platform.from_environment()
     platform.catch_stop_signal()  # before the heavy imports, which take seconds
+    verification = begin_verification(platform.base_model)
     try:
         from training_container.dreambooth.team import Team
         from training_container.train import train
 
         team = Team.join()
-        train(platform, team)
+        train(platform, team, verification)
         team.leave()
     except Exception as error:
         failure = as_training_failure(error)

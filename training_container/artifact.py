@@ -20,7 +20,6 @@ from contracts.artifact import (
     TrainingSummary,
 )
 from contracts.training import Concept, Hyperparameters
-from training_container.base_model import sha256_of
 from training_container.dreambooth.inversion import save_words
 from training_container.dreambooth.lora import save_adapters
 from training_container.dreambooth.sampling import Drawn
@@ -28,6 +27,7 @@ from training_container.dreambooth.trainable import Trainable
 from training_container.model_card import MODEL_CARD, PictureCount, render_model_card
 from training_container.platform import write_atomically
 from training_container.settings import TrainingSettings
+from training_container.verification import sha256_of
 
 SAMPLES = "samples"
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "bitsandbytes")

@@ -1,24 +1,20 @@
-"""The imported base model: its files checked against the manifest, its parts loaded from safetensors."""
+"""The imported base model's parts, loaded from safetensors."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-from contracts.artifact import REQUIRED_BASE_MODEL_FILES, BaseModelManifest, checksum_of
+from contracts.artifact import BaseModelManifest
 from contracts.errors import InvalidBaseModel
-from contracts.storage import MANIFEST
-from contracts.training import describe
 from training_container.dreambooth.schedule import NoiseSchedule
 from training_container.failures import is_out_of_memory
 
@@ -33,34 +29,6 @@ class BaseModel:
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     scheduler_config: dict[str, object]
-
-
-def verify_base_model(directory: Path) -> BaseModelManifest:
-    """Compares every file with manifest.json. Raises InvalidBaseModel naming the first that differs."""
-    try:
-        manifest = BaseModelManifest.model_validate_json((directory / MANIFEST).read_bytes())
-    except FileNotFoundError as error:
-        raise InvalidBaseModel("The base model has no manifest.json.") from error
-    except ValidationError as error:
-        raise InvalidBaseModel(f"The base model's manifest.json: {describe(error)}.") from error
-    listed = {entry.path for entry in manifest.files}
-    missing = [name for name in REQUIRED_BASE_MODEL_FILES if name not in listed]
-    if missing or manifest.checksum != checksum_of(manifest.files):
-        raise InvalidBaseModel(f"The manifest of base model {manifest.id} is not whole.")
-    for entry in manifest.files:
-        path = PurePosixPath(entry.path)
-        if path.is_absolute() or ".." in path.parts:
-            raise InvalidBaseModel(f"The manifest of base model {manifest.id} names a path outside it.")
-        if not (directory / path).is_file():
-            raise InvalidBaseModel(f"The base model {manifest.id} lacks {entry.path}.")
-        if sha256_of(directory / path) != entry.sha256:
-            raise InvalidBaseModel(f"{entry.path} of base model {manifest.id} is not what was imported.")
-    return manifest
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def frame_multiple(directory: Path) -> int:

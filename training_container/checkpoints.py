@@ -21,8 +21,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 
-from training_container.base_model import sha256_of
 from training_container.dreambooth.loop import Learner, RunState
+from training_container.verification import sha256_of
 
 logger = logging.getLogger("training")
 

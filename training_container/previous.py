@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from contracts.artifact import ARTIFACT, Artifact, BaseModelManifest
 from contracts.errors import InvalidPreviousModel
 from contracts.training import describe
-from training_container.base_model import sha256_of
 from training_container.dreambooth.inversion import load_words
 from training_container.dreambooth.lora import load_adapters
 from training_container.dreambooth.trainable import Trainable
+from training_container.verification import sha256_of
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import sys
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from contracts.errors import InvalidPreviousModel, TrainingStopped
 from contracts.storage import PREVIOUS_MODEL
 from contracts.training import Hyperparameters, TrainingPhase, as_before, settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
-from training_container.base_model import BaseModel, load_base_model, verify_base_model
+from training_container.base_model import BaseModel, load_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
 from training_container.class_pictures import prior_pictures
 from training_container.dreambooth.average import WeightAverage
@@ -33,6 +34,7 @@ from training_container.dreambooth.schedule import NoiseSchedule
 from training_container.dreambooth.team import ALONE, Team
 from training_container.dreambooth.trainable import Trainable
 from training_container.footprint import FootprintOf
+from training_container.heap import keep_freed_memory
 from training_container.memory import plan_memory
 from training_container.model_card import PictureCount
 from training_container.photos import read_photos
@@ -40,21 +42,24 @@ from training_container.platform import Platform
 from training_container.previous import PreviousModel, go_on_from, read_previous
 from training_container.settings import TrainingSettings, read_settings, require_base_model
 from training_container.studio import Studio, draw_samples, furnish, refresh_prompts
+from training_container.verification import begin_verification
 
 logger = logging.getLogger("training")
 
 INVERSION = "textual_inversion"  # the folder of its checkpoints
 
 
-def train(platform: Platform, team: Team = ALONE) -> None:
+def train(platform: Platform, team: Team = ALONE, verification: Future[BaseModelManifest] | None = None) -> None:
     """Raises a DreamdropError, or whatever the libraries raise; the caller reports it.
+
+    The base model's verification may have begun before.
 
     Every process of the team does the same, but that each generates its share of the class pictures and sees its share
     of every batch, and that the first alone reports and saves.
     """
     platform.reports = team.leads
     asked = read_settings(platform.dataset, platform.hyperparameters())
-    manifest = verify_base_model(platform.base_model)
+    manifest = (verification or begin_verification(platform.base_model)).result()
     require_base_model(asked.base_model, manifest.id)
     previous = read_previous(platform.channel(PREVIOUS_MODEL), asked.continue_from, manifest)
     settled = settle(asked, manifest, previous)
@@ -132,6 +137,8 @@ def fit_into_memory(settings: TrainingSettings, base: BaseModel) -> tuple[Traini
     """Leaves nothing to guess: what the device and its memory decide is written down, for the log and the artifact."""
     gpu = visible_gpu()
     precision = Precision.choose(settings.hyperparameters.mixed_precision)
+    if gpu is None:
+        keep_freed_memory()
     wanted = settings.hyperparameters.model_copy(update={"mixed_precision": precision.mixed})
     plan = plan_memory(wanted, base.manifest.training_defaults, settings.memory_tier, gpu, FootprintOf(base, precision))
     fitted = plan.hyperparameters

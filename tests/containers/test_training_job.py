@@ -31,7 +31,7 @@ from contracts.training import Hyperparameters, JobHyperparameters, TrainingDefa
 from tests.containers.conftest import draw_toy, write_manifest
 from tests.containers.training_parts import artifact_of, build_job, change_info, run_job, weight_digests
 from training_container import train as train_module
-from training_container.base_model import load_base_model, verify_base_model
+from training_container.base_model import load_base_model
 from training_container.dreambooth import attention as attention_module
 from training_container.dreambooth import loop as loop_module
 from training_container.dreambooth.loop import Learner
@@ -41,6 +41,7 @@ from training_container.failures import as_training_failure
 from training_container.platform import Platform
 from training_container.settings import read_settings
 from training_container.train import train
+from training_container.verification import verify_base_model
 
 LORA = "pytorch_lora_weights.safetensors"
 
