@@ -10,6 +10,8 @@ import torch
 from contracts.training import Hyperparameters
 from training_container.dreambooth.precision import Precision
 
+CLIP_EPSILON = 1e-6  # as clip_grad_norm_ has it
+
 
 def build_optimizer(
     parameters: Iterable[torch.nn.Parameter], settings: Hyperparameters, precision: Precision
@@ -50,17 +52,26 @@ def apply_update(
     learning_rate: float,
     max_grad_norm: float,
 ) -> None:
-    """Unscale, clip by the global norm, step, clear. The fused AdamW is told on the device, without a host sync."""
+    """Unscale, clip by the global norm, step, clear. A step with a non-finite gradient changes no weight.
+
+    The fused AdamW learns both on the device: no host sync, and no pass over the gradients only to clip them.
+    """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     if scaler.is_enabled():
+        torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         scaler.step(optimizer)
         scaler.update()
     elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        norm = torch.nn.utils.get_total_norm(_gradients(parameters))
         optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.grad_scale = ((norm + CLIP_EPSILON) / max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         optimizer.step()
-    elif bool(norm.isfinite()):
+    elif bool(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm).isfinite()):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def _gradients(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
