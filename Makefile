@@ -72,7 +72,7 @@ synth: $(VENV)/.run  ## the CloudFormation templates, into cdk.out
 deploy: $(VENV)/.run node_modules/.installed  ## into the AWS account of your credentials (needs docker for the images)
 	@npx cdk deploy --all -c environment=$(ENVIRONMENT) -c prefix=$(PREFIX)
 
-destroy: $(VENV)/.run node_modules/.installed  ## remove the service stack; your data stack is kept
+destroy: $(VENV)/.run node_modules/.installed  ## remove endpoints and service stack; your data stack is kept
 	@npx cdk destroy $(PREFIX)-service -c environment=$(ENVIRONMENT) -c prefix=$(PREFIX)
 
 clean:  ## remove everything that was made here, the local cloud's state included

@@ -31,14 +31,14 @@ from benchmarks.results import (
     trained_of,
     training_name,
 )
-from benchmarks.studio import Studio, draw
-from inference_container.pipelines import Pipeline
+from benchmarks.studio import Studio
+from inference_container.networks import Networks
 from toyworld.pretraining.export import SCORERS
 from toyworld.scorers import Scorers
 
 DRAWN_ALONE = 5
 
-Open = Callable[[], AbstractContextManager[Pipeline]]
+Open = Callable[[], AbstractContextManager[Networks]]
 
 
 class Session:
@@ -89,15 +89,15 @@ class Session:
                 left = told(pace.left([later.group for later in runs[number:]]))
                 say(f"run {number} of {len(runs)}: {_account_of(trained)}; {left}")
 
-    def pictures(self, folder: str, shots: list[Shot], open_pipeline: Open) -> list[Image.Image]:
+    def pictures(self, folder: str, shots: list[Shot], open_networks: Open) -> list[Image.Image]:
         """From the record, or drawn now."""
         name = drawn_name(folder, shots, self._plan.sampling)
         known = self._records.read_pictures(name)
         if known is not None:
             return known
-        with open_pipeline() as pipeline:
+        with open_networks() as networks:
             started = time.monotonic()
-            pictures = draw(pipeline, shots, self._plan.sampling)
+            pictures = self._studio.draw(networks, shots, self._plan.sampling)
             seconds = time.monotonic() - started
         prompts = [shot.prompt for shot in shots]
         self._records.write_pictures(name, pictures, {"seconds": round(seconds, 3), "prompts": prompts})
@@ -106,12 +106,12 @@ class Session:
     def showcase(self, shots: list[Shot]) -> list[Image.Image]:
         return self.pictures(f"{BASE}-showcase", shots, lambda: self._studio.untrained())
 
-    def _finish(self, folder: str, shots: list[Shot], subject: str | None, open_pipeline: Open) -> bool:
+    def _finish(self, folder: str, shots: list[Shot], subject: str | None, open_networks: Open) -> bool:
         """Draws and judges. False if that was done before."""
         name = judged_name(folder, shots, self._plan.sampling)
         if self._records.read(name) is not None:
             return False
-        self._write_judged(name, shots, subject, self.pictures(folder, shots, open_pipeline))
+        self._write_judged(name, shots, subject, self.pictures(folder, shots, open_networks))
         return True
 
     def _finish_by_code(self, folder: str, shots: list[Shot], subject: str | None) -> None:
@@ -146,11 +146,13 @@ class Session:
         if self._records.read(name) is not None:
             return
         seconds = []
-        with self._studio.untrained() as pipeline:
-            draw(pipeline, shots, self._plan.sampling)  # the first is slower: memory is asked for, kernels are chosen
+        with self._studio.untrained() as networks:
+            self._studio.draw(
+                networks, shots, self._plan.sampling
+            )  # the first is slower: memory is asked for, kernels are chosen
             for _ in range(DRAWN_ALONE):
                 started = time.monotonic()
-                draw(pipeline, shots, self._plan.sampling)
+                self._studio.draw(networks, shots, self._plan.sampling)
                 seconds.append(round(time.monotonic() - started, 3))
         self._records.write(name, {"seconds": seconds})
 

@@ -7,52 +7,53 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from benchmarks.plan import Shot
-from contracts.artifact import LORA_WEIGHTS
 from contracts.generation import Sampling
 from contracts.training import Method
-from inference_container.pipelines import Pipeline, load_base_model, load_pipeline, pick_device
-from inference_container.schedulers import make_scheduler
+from inference_container.adapters import Wardrobe, Worn
+from inference_container.denoising import Conditions, decode, denoise, new_picture
+from inference_container.networks import Networks, load_base_model, pick_device, read_trained
+from inference_container.pictures import to_pixels
+from inference_container.prompts import embed
 
 
 class Studio:
     def __init__(self, directory: Path) -> None:
         started = time.monotonic()
-        self._base = load_base_model(directory, pick_device())
+        base = load_base_model(directory, pick_device())
         self.load_seconds = time.monotonic() - started
+        self._networks = base.networks
+        self._resolution = base.manifest.resolution
+        self._wardrobe = Wardrobe(base.networks.unet, base.networks.text_encoder)
 
     @contextmanager
-    def untrained(self) -> Iterator[Pipeline]:
-        yield self._base.pipeline
+    def untrained(self) -> Iterator[Networks]:
+        yield self._networks
 
     @contextmanager
-    def trained(self, method: Method, weights: Path) -> Iterator[Pipeline]:
-        """The pipeline as that training left it; the base model is itself again afterwards."""
-        pipeline = self._base.pipeline
+    def trained(self, method: Method, weights: Path) -> Iterator[Networks]:
+        """The networks as that training left them; the base model is itself again afterwards."""
         if method == "full":
-            yield load_pipeline(self._base.directory, pipeline.device, trained=weights)
+            yield read_trained(weights, self._networks)
             return
-        pipeline.load_lora_weights(weights, weight_name=LORA_WEIGHTS, use_safetensors=True, local_files_only=True)
+        self._wardrobe.wear([Worn(str(weights), self._wardrobe.read(weights, None), 1.0)])
         try:
-            yield pipeline
+            yield self._networks
         finally:
-            pipeline.unload_lora_weights()
+            self._wardrobe.wear([])
 
-
-def draw(pipeline: Pipeline, shots: Sequence[Shot], sampling: Sampling) -> list[Image.Image]:
-    """All in one batch, each with noise of its own."""
-    trained_with = pipeline.scheduler
-    pipeline.scheduler = make_scheduler(sampling.scheduler, trained_with.config)
-    try:
-        pictures: list[Image.Image] = pipeline(
-            prompt=[shot.prompt for shot in shots],
-            generator=[torch.Generator("cpu").manual_seed(shot.seed) for shot in shots],
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
-        ).images
-    finally:
-        pipeline.scheduler = trained_with
-    return pictures
+    @torch.inference_mode()
+    def draw(self, networks: Networks, shots: Sequence[Shot], sampling: Sampling) -> list[Image.Image]:
+        """All in one batch, each with noise of its own."""
+        generators = [torch.Generator("cpu").manual_seed(shot.seed) for shot in shots]
+        noise = [new_picture(networks, self._resolution, self._resolution, generator) for generator in generators]
+        prompts = torch.cat([embed(networks, shot.prompt) for shot in shots])
+        negatives = embed(networks, "").expand_as(prompts) if sampling.guidance_scale > 1 else None
+        conditions = Conditions(prompts, negatives, torch.tensor(sampling.guidance_scale, device=networks.device))
+        latents = denoise(networks, sampling, conditions, torch.cat(noise), generators)
+        pictures = [to_pixels(decode(networks, latent)) for latent in torch.split(latents, 1)]
+        return [Image.fromarray(np.asarray(picture)) for picture in pictures]

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.generation import GenerationDefaults
+from contracts.storage import VERSION_PATTERN
 from contracts.training import Concept, Hyperparameters, Method, TrainingDefaults
 
 ARTIFACT = "artifact.json"
@@ -98,6 +99,13 @@ class VersionManifest(_Record):
 
     def plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+
+class PromotedVersion(_Record):
+    """models/<subject>/promoted.json: what the containers know of the table's alias."""
+
+    version: str = Field(pattern=VERSION_PATTERN)
+    taken_at: datetime = Field(description="When its dataset was taken: a newer one is never replaced by an older one.")
 
 
 TrainingSummary.model_rebuild()

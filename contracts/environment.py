@@ -11,15 +11,19 @@ def _split(value: Any) -> Any:
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
+Texts = Annotated[list[str], BeforeValidator(_split)]
+
+
 class _Environment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     def to_variables(self) -> dict[str, str]:
-        """Field names in capitals; lists joined by commas."""
-        return {
+        """Field names in capitals; lists joined by commas. What is empty is left out."""
+        texts = {
             name.upper(): ",".join(value) if isinstance(value, list) else str(value)
             for name, value in self.model_dump().items()
         }
+        return {name: text for name, text in texts.items() if text}
 
     @classmethod
     def from_variables(cls, variables: dict[str, str]) -> Self:
@@ -47,7 +51,7 @@ class PlanEnvironment(StoreEnvironment):
     resource_prefix: str
     training_image: str
     training_role_arn: str
-    training_instance_types: Annotated[list[str], BeforeValidator(_split)] = Field(min_length=1)
+    training_instance_types: Texts = Field(min_length=1)
     training_max_seconds: int
     training_budget_dollars: float = Field(description="A run whose limit costs more is refused.")
 
@@ -60,6 +64,14 @@ class HostEnvironment(StoreEnvironment):
     inference_max_instances: int
     inference_success_topic_arn: str
     inference_error_topic_arn: str
+    blocked_words: Texts = []
+    watermark: str = ""
+
+
+class RemovalEnvironment(StoreEnvironment):
+    resource_prefix: str
+    training_role_arn: str
+    inference_role_arn: str
 
 
 class TellEnvironment(StoreEnvironment):
@@ -68,3 +80,4 @@ class TellEnvironment(StoreEnvironment):
 
 class ApiEnvironment(StoreEnvironment):
     url_lifetime_seconds: int
+    blocked_words: Texts = []

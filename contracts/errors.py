@@ -8,6 +8,7 @@
     │   ├── UnknownGeneration       404  unknown_generation
     │   ├── SubjectNotReady         409  subject_not_ready
     │   ├── IdempotencyConflict     409  idempotency_conflict
+    │   ├── PromptRejected          422  prompt_rejected
     │   ├── InvalidSubjectName      422  invalid_subject_name
     │   ├── EmptyDataset            422  empty_dataset
     │   ├── UnreadableImage         422  unreadable_image
@@ -111,6 +112,12 @@ class SubjectNotReady(CallerError):
     code = "subject_not_ready"
     status = 409
     default_cure = "Wait until GET /v1/subjects/{subject} says ready, then ask again."
+
+
+class PromptRejected(CallerError):
+    code = "prompt_rejected"
+    status = 422
+    default_cure = "Ask for something else, or ask whoever runs this deployment for the words that it blocks."
 
 
 class IdempotencyConflict(CallerError):

@@ -7,22 +7,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.errors import ErrorReport
-from contracts.storage import MAX_SUBJECT_LENGTH, SUBJECT_PATTERN, VERSION_PATTERN
+from contracts.storage import MAX_SUBJECT_LENGTH, SOURCE_PATTERN, SUBJECT_PATTERN, VERSION_PATTERN
 from contracts.training import MAX_PROMPT_CHARACTERS
 
 MAX_IMAGES_PER_REQUEST = 8
 MAX_SIDE = 1024
+MAX_UPSCALE = 4
+MAX_UPSCALED_SIDE = 2048
+MAX_MIXED_SUBJECTS = 3  # besides the first
+MAX_LORA_SCALE = 2.0
+MAX_SOURCE_BYTES = 20 * 1024 * 1024
+KEEP_SOURCES_DAYS = 7
+DEFAULT_STRENGTH = 0.75
+CONCURRENT_INVOCATIONS = 8  # of one instance: those of a subject that wait together are drawn together
 REQUEST_TTL_SECONDS = 6 * 3600  # RequestTTLSeconds of InvokeEndpointAsync: its longest
 INVOCATION_TIMEOUT_SECONDS = 900  # InvocationTimeoutSeconds: its default
 MAX_PAYLOAD_BYTES = 128_000  # inline Body of InvokeEndpointAsync
 KEEP_GENERATIONS_DAYS = 30
 
 Scheduler = Literal["ddim", "pndm", "lms", "dpmsolver++", "euler", "euler_a", "unipc"]
+PictureFormat = Literal["png", "jpeg", "webp"]
+SubjectName = Annotated[str, Field(pattern=SUBJECT_PATTERN, max_length=MAX_SUBJECT_LENGTH)]
+Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
+LoraScale = Annotated[float, Field(ge=0, le=MAX_LORA_SCALE)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 
@@ -75,12 +87,24 @@ class GenerationDefaults(BaseModel):
     scheduler: Sampler = None
 
 
-class PictureRequest(BaseModel):
-    """JumpStart's fields. Unknown fields are refused, so that a typing mistake cannot be ignored."""
+class MixedSubject(BaseModel):
+    """Another subject in the same picture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    prompt: Prompt | list[Prompt] = Field(description="What to draw; a list draws each.")
+    subject: SubjectName
+    version: Version | None = Field(None, description="Default: the promoted one.")
+    lora_scale: LoraScale = 1.0
+
+
+class PictureRequest(BaseModel):
+    """JumpStart's fields, and ours. Unknown fields are refused, so that a typing mistake cannot be ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompt: Prompt | list[Prompt] = Field(
+        description="What to draw; a list draws each. Of any length; (red scarf:1.4) weighs a part more, below 1 less."
+    )
     negative_prompt: NegativePrompt | list[NegativePrompt] | None = Field(
         None, description="What to avoid; a list of the same length when prompt is a list."
     )
@@ -91,6 +115,45 @@ class PictureRequest(BaseModel):
     guidance_scale: Guidance = None
     seed: int | None = Field(None, ge=0, lt=2**32, description="Same seed, same picture. Picked when absent.")
     scheduler: Sampler = None
+    lora_scale: LoraScale = Field(1.0, description="How strongly a subject of method lora shows.")
+    mix: list[MixedSubject] = Field(
+        [],
+        max_length=MAX_MIXED_SUBJECTS,
+        description="Further subjects in the same picture; all of method lora and of one base model.",
+    )
+    source_image: str | None = Field(
+        None, pattern=SOURCE_PATTERN, description="A picture to start from; see POST /v1/sources."
+    )
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description=f"How much of the source image is redrawn; default {DEFAULT_STRENGTH}.",
+        json_schema_extra={"default": DEFAULT_STRENGTH},
+    )
+    upscale: int = Field(
+        1, ge=1, le=MAX_UPSCALE, description="Enlarges the picture so many times and redraws its details."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_field_is_a_truth_value(cls, document: Any) -> Any:
+        """Python would take true for 1."""
+        if isinstance(document, dict):
+            for name, value in document.items():
+                if isinstance(value, bool):
+                    raise ValueError(f"{name}: is neither true nor false")
+        return document
+
+    @model_validator(mode="after")
+    def _source_and_sizes_agree(self) -> Self:
+        if self.strength is not None and self.source_image is None:
+            raise ValueError("strength: has no meaning without source_image")
+        for name in ("width", "height"):
+            side = getattr(self, name)
+            if side is not None and side * self.upscale > MAX_UPSCALED_SIDE:
+                raise ValueError(f"upscale: {name} would be {side * self.upscale}, the most is {MAX_UPSCALED_SIDE}")
+        return self
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Self:
@@ -125,21 +188,21 @@ class PictureRequest(BaseModel):
 class GenerationRequest(PictureRequest):
     """Body of POST /v1/generations."""
 
-    subject: str = Field(
-        pattern=SUBJECT_PATTERN, max_length=MAX_SUBJECT_LENGTH, description="Whom to draw; see GET /v1/subjects."
-    )
+    subject: SubjectName = Field(description="Whom to draw; see GET /v1/subjects.")
+    version: Version | None = Field(None, description="A published version of the subject; default: the promoted one.")
+    format: PictureFormat = Field("png", description="Of the files: png and webp without loss, jpeg smaller.")
 
 
 class InferencePayload(PictureRequest):
     """Body of /invocations. Without a subject the base model (or the container's only subject) draws."""
 
-    subject: str | None = Field(None, pattern=SUBJECT_PATTERN, max_length=MAX_SUBJECT_LENGTH)
-    version: str | None = Field(None, pattern=VERSION_PATTERN, description="A published version of the subject.")
+    subject: SubjectName | None = None
+    version: Version | None = Field(None, description="Default: the promoted one.")
 
     @model_validator(mode="after")
-    def _subject_has_a_version(self) -> Self:
-        if (self.subject is None) != (self.version is None):
-            raise ValueError("subject and version: give both or neither")
+    def _all_belongs_to_a_subject(self) -> Self:
+        if self.subject is None and (self.version is not None or self.mix):
+            raise ValueError("subject: is missing beside version or mix")
         return self
 
 
@@ -149,12 +212,21 @@ class InferenceTimings(BaseModel):
 
 
 class InferenceAnswer(BaseModel):
-    """Answer of /invocations for application/json;jpeg and application/json;png (base64), JSON requests."""
+    """Answer of /invocations for application/json;jpeg, ;png and ;webp (base64), JSON requests."""
 
     generated_images: list[str]
     prompt: str | list[str]
     seeds: list[int] = Field(description="One a picture: asking for that seed alone gives the same picture.")
     timings: InferenceTimings
+
+
+class PictureSource(BaseModel):
+    """Answer of POST /v1/sources: where to put a picture that others are to start from."""
+
+    source_image: str = Field(description="What to name in the field source_image of a request.")
+    upload_url: str = Field(description="Presigned; PUT the picture's bytes there: PNG, JPEG or WebP.")
+    max_bytes: int = MAX_SOURCE_BYTES
+    kept_days: int = KEEP_SOURCES_DAYS
 
 
 GenerationStatus = Literal["queued", "succeeded", "failed", "expired"]

@@ -11,6 +11,8 @@ The data bucket:
     class-images/<set>/class-<k>.png                    drawn for prior preservation, kept for later jobs
     models/<subject>/<version>/<job>/output/model/...   written by SageMaker
     models/<subject>/<version>/manifest.json            written last: the version exists once this does
+    models/<subject>/promoted.json                      the version that is drawn when none is named
+    sources/<owner>/<id>                                pictures that others start from
     inference/output/, inference/failure/               answers of the asynchronous endpoints
     generations/<id>/image-<k>.<format>                 the pictures
 """
@@ -32,11 +34,13 @@ BASE_MODELS = "base-models/"
 CHECKPOINTS = "checkpoints/"
 CLASS_IMAGE_SETS = "class-images/"
 MODELS = "models/"
+SOURCES = "sources/"
 GENERATIONS = "generations/"
 DATASET_INFO = "dataset_info.json"
 CLASS_IMAGES = "class_data_dir/"
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+PROMOTED = "promoted.json"
 INFERENCE = "inference/"
 INFERENCE_OUTPUT = f"{INFERENCE}output"
 INFERENCE_FAILURE = f"{INFERENCE}failure"
@@ -51,6 +55,7 @@ BASE_MODEL_PATTERN = r"^[a-z0-9]+([-.][a-z0-9]+)*$"
 MAX_RESOURCE_PREFIX_LENGTH = 14
 RESOURCE_PREFIX_PATTERN = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 GENERATION_PATTERN = r"^[a-f0-9]{32}$"
+SOURCE_PATTERN = r"^sources/[a-f0-9]{16}/[a-f0-9]{32}$"
 
 
 def check_subject(name: str) -> str:
@@ -128,6 +133,15 @@ def version_prefix(subject: str, version: str) -> str:
 
 def version_manifest_key(subject: str, version: str) -> str:
     return version_prefix(subject, version) + MANIFEST
+
+
+def promoted_key(subject: str) -> str:
+    return f"{MODELS}{check_subject(subject)}/{PROMOTED}"
+
+
+def source_prefix(owner: str) -> str:
+    """Of an authenticated principal; its name is not to be read in a key."""
+    return f"{SOURCES}{hashlib.sha256(owner.encode()).hexdigest()[:16]}/"
 
 
 def image_key(generation_id: str, index: int, extension: str) -> str:

@@ -1,4 +1,7 @@
-"""The HTTP API as a function call: requests signed with SigV4, answers parsed, failures raised as typed errors."""
+"""The HTTP API as a function call: requests signed with SigV4, answers parsed, failures raised as typed errors.
+
+Beside it, what the API's presigned addresses are for: pictures fetched and source pictures stored.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from contracts.errors import ERRORS_BY_CODE, DreamdropError, ErrorReport, Intern
 from dreamdrop.deployment import Deployment, NoDeployment
 
 TIMEOUT_SECONDS = 35  # an HTTP API answers within 30 seconds or not at all
+UPLOAD_TIMEOUT_SECONDS = 300
 ATTEMPTS = 4
 PAUSE_SECONDS = 0.5  # doubled after each attempt
 TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
@@ -80,16 +84,27 @@ class Api:
 
 def fetch(url: str) -> bytes:
     """The bytes behind a presigned URL. Raises Unreachable, also when the URL has expired."""
-    try:
-        response = URLLib3Session(timeout=TIMEOUT_SECONDS).send(AWSRequest("GET", url).prepare())
-    except (HTTPClientError, NoConnection) as error:
-        raise Unreachable(f"No answer for the picture: {error}") from error
+    response = _send_presigned(AWSRequest("GET", url), TIMEOUT_SECONDS)
     if response.status_code != 200:
         raise Unreachable(
             f"The picture could not be fetched (HTTP {response.status_code}).",
             "Ask for the generation again: its pictures then have fresh addresses.",
         )
     return bytes(response.content)
+
+
+def store(url: str, content: bytes) -> None:
+    """Puts the bytes behind a presigned URL. Raises Unreachable, also when the URL has expired."""
+    response = _send_presigned(AWSRequest("PUT", url, data=content), UPLOAD_TIMEOUT_SECONDS)
+    if response.status_code != 200:
+        raise Unreachable(f"The picture could not be uploaded (HTTP {response.status_code}).", "Upload it again.")
+
+
+def _send_presigned(request: AWSRequest, timeout_seconds: int) -> AWSResponse:
+    try:
+        return URLLib3Session(timeout=timeout_seconds).send(request.prepare())
+    except (HTTPClientError, NoConnection) as error:
+        raise Unreachable(f"No answer for the picture: {error}") from error
 
 
 def _refusal(response: AWSResponse) -> DreamdropError:

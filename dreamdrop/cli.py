@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from contracts.errors import ErrorReport, InvalidRequest, SubjectNotReady
-from contracts.generation import GenerationRequest, Scheduler
+from contracts.generation import GenerationRequest, PictureFormat, Scheduler
+from contracts.storage import source_prefix
 from contracts.training import describe
 from dreamdrop import base_models, demo, single_file, up
 from dreamdrop.api import Api
@@ -43,6 +44,8 @@ stderr = Console(stderr=True)
 INTERRUPTED = 130
 LOCAL_SETTLE_SECONDS = 15.0  # the local quiet period is 2 s
 FIELDS = GenerationRequest.model_fields
+LIMITS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+NOT_YET_UPLOADED = source_prefix("") + 32 * "0"  # a request is checked before its source picture is uploaded
 
 Aws = Annotated[bool, typer.Option("--aws", help="Use the deployment in the AWS account, not the local cloud.")]
 Prefix = Annotated[str, typer.Option(help="With --aws: the prefix of the stacks' names.")]
@@ -55,12 +58,7 @@ def field_help(name: str) -> str:
     """The contract's own words, and its limits."""
     schema = GenerationRequest.model_json_schema()["properties"][name]
     variants = [schema, *schema.get("anyOf", [])]
-    limits = [
-        f"{word} {variant[key]}"
-        for variant in variants
-        for key, word in (("minimum", "from"), ("maximum", "to"), ("exclusiveMaximum", "below"))
-        if key in variant
-    ]
+    limits = [f"{word} {variant[key]}" for variant in variants for key, word in LIMITS.items() if key in variant]
     description = FIELDS[name].description or name.replace("_", " ").capitalize()
     return f"{description.rstrip('.')} ({' '.join(limits)})." if limits else description
 
@@ -165,6 +163,15 @@ def generate_command(
     steps: Annotated[int | None, typer.Option(help=field_help("num_inference_steps"))] = None,
     size: Annotated[int | None, typer.Option(help=field_help("width"))] = None,
     scheduler: Annotated[Scheduler | None, typer.Option(help=field_help("scheduler"))] = None,
+    lora_scale: Annotated[float | None, typer.Option(help=field_help("lora_scale"))] = None,
+    mix: Annotated[
+        list[str] | None, typer.Option(metavar="SUBJECT[:SCALE]", help=f"{field_help('mix')} May be repeated.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option(metavar="FILE", help=field_help("source_image"))] = None,
+    strength: Annotated[float | None, typer.Option(help=field_help("strength"))] = None,
+    upscale: Annotated[int | None, typer.Option(help=field_help("upscale"))] = None,
+    version: Annotated[str | None, typer.Option(help=field_help("version"))] = None,
+    form: Annotated[PictureFormat | None, typer.Option("--format", help=field_help("format"))] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
     aws: Aws = False,
     prefix: Prefix = "dreamdrop",
@@ -173,24 +180,41 @@ def generate_command(
     """Draws a subject; prints the paths of the pictures.
 
     Example:  dreamdrop generate robot 'a photo of a sks robot on the beach' -n 2 --seed 7
+
+    Example:  dreamdrop generate robot 'a photo of a sks robot' --source sketch.png --strength 0.6 --upscale 2
     """
-    request = _checked(
-        {
-            "subject": subject,
-            "prompt": prompt,
-            "num_images_per_prompt": count,
-            "seed": seed,
-            "num_inference_steps": steps,
-            "width": size,
-            "height": size,
-            "scheduler": scheduler,
-        }
-    )
+    asked = {
+        "subject": subject,
+        "prompt": prompt,
+        "num_images_per_prompt": count,
+        "seed": seed,
+        "num_inference_steps": steps,
+        "width": size,
+        "height": size,
+        "scheduler": scheduler,
+        "lora_scale": lora_scale,
+        "mix": [_mixed(other) for other in mix] if mix else None,
+        "source_image": NOT_YET_UPLOADED if source else None,
+        "strength": strength,
+        "upscale": upscale,
+        "version": version,
+        "format": form,
+    }
+    request = _checked({name: value for name, value in asked.items() if value is not None})
     client = Client(deployment_of(aws, prefix, region))
+    if source:
+        with timed(stderr, f"Uploading {source}"):
+            request = request.model_copy(update={"source_image": client.upload_source(source)})
     with timed(stderr, "Drawing"):
         generation = client.wait_for_generation(client.generate(request).id)
     for path in client.save_images(generation, out):
         say(str(path))
+
+
+def _mixed(text: str) -> dict[str, str]:
+    """SUBJECT[:SCALE]"""
+    subject, colon, scale = text.partition(":")
+    return {"subject": subject} | ({"lora_scale": scale} if colon else {})
 
 
 def _checked(values: dict[str, Any]) -> GenerationRequest:

@@ -17,10 +17,10 @@ from contracts.errors import (
     InvalidRequest,
     UnknownSubject,
 )
-from contracts.generation import Generation, GenerationRequest
+from contracts.generation import Generation, GenerationRequest, PictureSource
 from contracts.pipeline import Subject
 from contracts.storage import DATASET_INFO, check_subject, dataset_prefix
-from dreamdrop.api import Api, error_from, fetch
+from dreamdrop.api import Api, error_from, fetch, store
 from dreamdrop.deployment import Deployment
 
 POLL_SECONDS = 1.0
@@ -119,12 +119,28 @@ class Client:
         except UnknownSubject:
             return None
 
+    def upload_source(self, picture: Path) -> str:
+        """POST /v1/sources and the upload. Returns what to name in `source_image` of a request.
+
+        Raises InvalidRequest (no file, or one that is too large), Unreachable.
+        """
+        if not picture.is_file():
+            raise InvalidRequest(f"{picture} is not a file.", "Name the picture to start from.")
+        source = PictureSource.model_validate(self._api.call("POST", "/v1/sources"))
+        size = picture.stat().st_size
+        if size > source.max_bytes:
+            raise InvalidRequest(
+                f"{picture} has {size:,} bytes; at most {source.max_bytes:,} are taken.", "Scale the picture down."
+            )
+        store(source.upload_url, picture.read_bytes())
+        return source.source_image
+
     def generate(self, request: GenerationRequest, idempotency_key: str | None = None) -> Generation:
         """POST /v1/generations. A key is made when none is given, so that repeats after a lost answer draw once.
 
-        Raises InvalidRequest, UnknownSubject, SubjectNotReady, IdempotencyConflict.
+        Raises InvalidRequest, UnknownSubject, SubjectNotReady, PromptRejected, IdempotencyConflict.
         """
-        body = request.model_dump(mode="json", exclude_none=True)
+        body = request.model_dump(mode="json", exclude_defaults=True)  # what is left open, a deployment need not know
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         return Generation.model_validate(self._api.call("POST", "/v1/generations", body, headers))
 

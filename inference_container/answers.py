@@ -1,18 +1,14 @@
-"""From drawn pictures to the body of the answer: JumpStart's RGB arrays, or base64 JPEG or PNG, seeds and timings."""
+"""From drawn pictures to the body of the answer: JumpStart's RGB arrays, or base64 files, seeds and timings."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 
-from PIL import Image
-
 from contracts.generation import InferenceAnswer, InferenceTimings
-from inference_container.generator import Drawing, Pixels
+from inference_container.generator import Drawing
 from inference_container.payload import Invocation
-
-JPEG_QUALITY = 95
+from inference_container.pictures import to_file
 
 
 def render(invocation: Invocation, drawing: Drawing) -> bytes:
@@ -21,7 +17,10 @@ def render(invocation: Invocation, drawing: Drawing) -> bytes:
     if invocation.form == "rgb":
         arrays = [picture.tolist() for picture in drawing.pictures]
         return _compact(_under_key(invocation, arrays) | {"prompt": prompt})
-    encoded = [_base64_image(picture, invocation.form) for picture in drawing.pictures]
+    encoded = [
+        base64.b64encode(to_file(picture, invocation.form, origin)).decode()
+        for picture, origin in zip(drawing.pictures, drawing.origins, strict=True)
+    ]
     if invocation.plain_text:
         return _compact(_under_key(invocation, encoded) | {"prompt": prompt})
     answer = InferenceAnswer(
@@ -39,9 +38,3 @@ def _under_key(invocation: Invocation, pictures: list[object] | list[str]) -> di
 
 def _compact(document: dict[str, object]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
-
-
-def _base64_image(picture: Pixels, form: str) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format=form.upper(), quality=JPEG_QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode()

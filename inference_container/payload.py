@@ -7,15 +7,15 @@ content type at all, `application/json;jpeg` as a content type, the object insid
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts.errors import InvalidRequest
-from contracts.generation import InferencePayload
+from contracts.generation import InferencePayload, PictureFormat
 from contracts.training import describe
 
-PictureForm = Literal["rgb", "jpeg", "png"]
+PictureForm = Literal["rgb"] | PictureFormat
 
 _JSON = "application/json"
 _TEXT = ("application/x-text", "text/plain")
@@ -29,7 +29,7 @@ class UnsupportedContentType(InvalidRequest):
 
 class NotAcceptable(InvalidRequest):
     status = 406
-    default_cure = "Accept application/json (RGB arrays), application/json;jpeg or application/json;png (base64)."
+    default_cure = "Accept application/json (RGB arrays), application/json;jpeg, ;png or ;webp (base64)."
 
 
 class Invocation(BaseModel):
@@ -65,10 +65,9 @@ def _accepted_form(accept: str) -> PictureForm:
     """The first of the listed media types that can be served; qualities are not weighed."""
     for choice in accept.split(","):
         media_type, *parameters = (part.strip().lower() for part in choice.split(";"))
-        if media_type == _JSON and "jpeg" in parameters:
-            return "jpeg"
-        if media_type == _JSON and "png" in parameters:
-            return "png"
+        for form in get_args(PictureFormat):
+            if media_type == _JSON and form in parameters:
+                return cast(PictureFormat, form)
         if media_type in (_JSON, "application/*", "*/*", ""):
             return "rgb"
     raise NotAcceptable(f"Accept: {accept[:80]!r} cannot be served.")

@@ -19,11 +19,22 @@ class Platform:
     host: str
     port: int
     data_bucket: str | None
+    blocked_words: tuple[str, ...] = ()
+    watermark: str = ""
 
     @property
     def model_directory(self) -> Path:
         """The imported base model; complete before the container starts."""
         return self.base_directory / "model"
+
+    @property
+    def own_subject(self) -> Path | None:
+        """The only subject of a dedicated endpoint: an additional model data source of that name. None: there is none.
+
+        https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_AdditionalModelDataSource.html
+        """
+        directory = self.base_directory / "additional-model-data-sources" / "subject"
+        return directory if directory.is_dir() else None
 
     @property
     def subject_directory(self) -> Path:
@@ -44,4 +55,6 @@ class Platform:
             host="0.0.0.0" if port is None else "127.0.0.1",  # noqa: S104  the platform calls from outside
             port=8080 if port is None else int(port),
             data_bucket=variables.get("DATA_BUCKET") or None,
+            blocked_words=tuple(word for word in variables.get("BLOCKED_WORDS", "").split(",") if word.strip()),
+            watermark=variables.get("WATERMARK", ""),
         )

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from contracts.errors import DreamdropError, GenerationFailed, InternalError, InvalidRequest
+from inference_container.dispatch import Dispatcher
 from inference_container.payload import parse_invocation
 from inference_container.platform import DRAIN_SECONDS, Platform
 from inference_container.worker_process import WorkerProcess
@@ -54,8 +55,9 @@ class InferenceServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, worker: WorkerProcess) -> None:
+    def __init__(self, host: str, port: int, worker: WorkerProcess, dispatcher: Dispatcher) -> None:
         self.worker = worker
+        self.dispatcher = dispatcher
         self.stopping = False
         self._in_flight = 0
         self._changed = threading.Condition()
@@ -123,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise _Stopping("The server is stopping.")
             body = self._read_body()
             invocation = parse_invocation(self.headers.get("Content-Type"), self.headers.get("Accept"), body)
-            answer = self.server.worker.ask({"invocation": invocation.model_dump(mode="json")})
+            answer = self.server.dispatcher.draw(invocation)
         except DreamdropError as error:
             self._refuse(error)
         except OSError:
@@ -132,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
             _log.exception("a request failed")
             self._refuse(InternalError("The server failed to handle the request."))
         else:
-            self._respond(int(answer.header["status"]), answer.body)
+            self._respond(answer.status, answer.body)
 
     def _read_body(self) -> bytes:
         """Raises InvalidRequest. After a body that was not read, the connection cannot be used again."""
@@ -201,7 +203,9 @@ def serve(platform: Platform) -> int:
         signal.signal(name, lambda *_: stop.set())
     worker = WorkerProcess(on_hopeless=give_up)
     worker.start()
-    server = InferenceServer(platform.host, platform.port, worker)
+    dispatcher = Dispatcher(worker)
+    dispatcher.start()
+    server = InferenceServer(platform.host, platform.port, worker, dispatcher)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
     _log.info("listening on %s:%d", platform.host, server.server_port)
     while not stop.wait(WAKE_SECONDS):  # a signal that another thread took is handled only when this one wakes

@@ -1,166 +1,280 @@
-"""Subjects in memory: LoRA subjects as named adapters of the shared base pipeline, full subjects as pipelines."""
+"""Subjects in memory. Three levels: the disk (subjects.py), the machine's memory, and the GPU's.
+
+LoRA subjects are worn by the base model's networks; full subjects are networks of their own.
+"""
 
 from __future__ import annotations
 
 import gc
 import logging
 import time
-from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from contracts.artifact import LORA_WEIGHTS, VersionManifest
-from contracts.errors import HostingFailed
+from contracts.artifact import ARTIFACT, Artifact
+from contracts.errors import HostingFailed, InvalidRequest, UnknownSubject
 from contracts.generation import GenerationDefaults
-from inference_container.pipelines import (
-    LOADING_ERRORS,
-    BaseModel,
-    Pipeline,
-    is_out_of_memory,
-    load_pipeline,
-    weight_bytes,
-)
+from inference_container.adapters import Adapter, Wardrobe, Worn
+from inference_container.files import DamagedFile, verify
+from inference_container.networks import LOADING_ERRORS, BaseModel, Networks, is_out_of_memory, read_trained
+from inference_container.shelf import Shelf
 from inference_container.subjects import SubjectStore, needed_files
-from inference_container.words import Vocabulary, Words
+from inference_container.words import Vocabulary
+
+OWN = "own"  # the only subject of a dedicated container
+SECONDS_BETWEEN_CHECKS = 30.0  # that a subject has not been deleted
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """How much may stay in memory besides the base model. A subject that is larger is served alone."""
+    """How much may stay besides the base model. A subject that is larger is served alone."""
 
     subjects: int
-    bytes: int
+    device_bytes: int
+    memory_bytes: int  # of the machine, where the device has memory of its own
+
+
+class Share(NamedTuple):
+    """Who is to be drawn, and how strongly."""
+
+    subject: str
+    version: str | None  # None: the promoted one
+    scale: float
 
 
 @dataclass(frozen=True)
 class SelectedModel:
-    pipeline: Pipeline
+    networks: Networks
+    key: str  # the same key, the same weights
     resolution: int  # side in pixels that it was trained for
     load_ms: int  # 0 when it was in memory
+    drawn: tuple[str, ...]  # subject@version of each
+
+
+@dataclass(frozen=True)
+class _Full:
+    networks: Networks
+    base: Networks
+
+    @property
+    def _own(self) -> list[torch.nn.Module]:
+        pairs = ((self.networks.unet, self.base.unet), (self.networks.text_encoder, self.base.text_encoder))
+        return [module for module, of_base in pairs if module is not of_base]
+
+    @property
+    def bytes(self) -> int:
+        return sum(weight.nbytes for module in self._own for weight in module.parameters())
+
+    def to(self, device: torch.device) -> _Full:
+        for module in self._own:
+            module.to(device)
+        return self
 
 
 @dataclass(frozen=True)
 class _Resident:
-    pipeline: Pipeline | None  # None: an adapter of the base pipeline
+    model: Adapter | _Full
     resolution: int
-    bytes: int
-    words: Words | None = None
+
+    def to(self, device: torch.device) -> _Resident:
+        return _Resident(self.model.to(device), self.resolution)
 
 
 class SubjectModels:
-    """Keeps the least recently drawn out. Not for several threads: adapters are switched on the shared pipeline."""
+    """Not for several threads: adapters are put on the shared networks."""
 
-    def __init__(self, base: BaseModel, store: SubjectStore | None, limits: MemoryLimits) -> None:
+    def __init__(
+        self, base: BaseModel, store: SubjectStore | None, limits: MemoryLimits, own: Path | None = None
+    ) -> None:
+        """`own` holds the artifact of a dedicated container's only subject. Raises HostingFailed if it is unusable."""
         self._base = base
         self._store = store
-        self._limits = limits
-        self._residents: OrderedDict[str, _Resident] = OrderedDict()
-        self._vocabulary = Vocabulary(base.pipeline.text_encoder)
+        networks = base.networks
+        self._device = networks.device
+        self._wardrobe = Wardrobe(networks.unet, networks.text_encoder)
+        self._vocabulary = Vocabulary(networks.text_encoder)
+        self._in_memory: Shelf[_Resident] = Shelf(limits.memory_bytes)
+        self._on_device: Shelf[_Resident] = Shelf(limits.device_bytes, limits.subjects, self._off_the_device)
+        self._seen: dict[str, float] = {}  # when it was last known not to be deleted
+        self._own = self._load_own(own) if own is not None else None
+
+    @property
+    def base_model(self) -> str:
+        return self._base.manifest.id
 
     @property
     def generation_defaults(self) -> GenerationDefaults:
         return self._base.manifest.generation_defaults
 
-    def select(self, subject: str | None, version: str | None) -> SelectedModel:
-        """The model of that version, loaded if need be; the base model without a subject.
+    def select(self, shares: Sequence[Share] = ()) -> SelectedModel:
+        """The model that draws them, loaded if need be; without any: the only subject, or the base model.
 
-        Raises UnknownSubject, or HostingFailed when its files are damaged or do not fit this base model.
+        Raises UnknownSubject; InvalidRequest for a mixture that cannot be; HostingFailed when files are damaged or do
+        not fit this base model.
         """
-        if subject is None or version is None:
-            self._switch_adapters_off()
-            self._vocabulary.speak(None)
-            return SelectedModel(self._base.pipeline, self._base.manifest.resolution, load_ms=0)
-        key = f"{subject}_{version}"
-        load_ms = 0
-        if key not in self._residents:
-            started = time.monotonic()
-            self._load(key, subject, version)
-            load_ms = max(1, round((time.monotonic() - started) * 1000))
-            _log.info("loaded %s in %d ms, %d in memory", key, load_ms, len(self._residents))
-        self._residents.move_to_end(key)
-        resident = self._residents[key]
-        self._vocabulary.speak(resident.words)
-        if resident.pipeline is not None:
-            return SelectedModel(resident.pipeline, resident.resolution, load_ms)
-        self._base.pipeline.enable_lora()
-        self._base.pipeline.set_adapters(key)
-        return SelectedModel(self._base.pipeline, resident.resolution, load_ms)
+        if not shares:
+            return self._selected([(OWN, self._own, 1.0)] if self._own else [], 0, ())
+        started = time.monotonic()
+        versions = [(share.subject, share.version or self._promoted(share.subject)) for share in shares]
+        cold = [named for named in versions if not self._is_loaded(_key(*named))]
+        residents = [self._resident(*named) for named in versions]
+        load_ms = max(1, round((time.monotonic() - started) * 1000)) if cold else 0
+        for subject, version in cold:
+            _log.info("loaded %s %s in %d ms", subject, version, load_ms)
+        keys = [_key(*named) for named in versions]
+        chosen = [(key, resident, share.scale) for key, resident, share in zip(keys, residents, shares, strict=True)]
+        return self._selected(chosen, load_ms, tuple(f"{subject}@{version}" for subject, version in versions))
 
     def release(self) -> None:
         """Frees everything but the base model."""
-        while self._residents:
-            self._evict_oldest()
+        self._on_device.clear()
+        self._in_memory.clear()
+        _collect()
 
-    def _load(self, key: str, subject: str, version: str) -> None:
+    def drop_deleted(self) -> None:
+        """Subjects that are no longer in the bucket leave memory and disk."""
+        if self._store is None:
+            return
+        for key in {*self._on_device, *self._in_memory, *self._store.kept()}:
+            subject, _, version = key.rpartition("_")
+            if not self._store.exists(subject, version):
+                self._forget(key)
+
+    def _selected(
+        self, chosen: Sequence[tuple[str, _Resident, float]], load_ms: int, drawn: tuple[str, ...]
+    ) -> SelectedModel:
+        full = [resident for _, resident, _ in chosen if isinstance(resident.model, _Full)]
+        if full and len(chosen) > 1:
+            raise InvalidRequest(
+                "mix: only subjects of method lora can share a picture.", "Train them with method lora, or draw one."
+            )
+        if full and chosen[0][2] != 1:
+            raise InvalidRequest("lora_scale: this subject is of method full, which has none.", "Leave lora_scale out.")
+        resolution = max([resident.resolution for _, resident, _ in chosen], default=self._base.manifest.resolution)
+        key = repr([(name, scale) for name, _, scale in chosen])
+        if full and isinstance(full[0].model, _Full):
+            return SelectedModel(full[0].model.networks, key, resolution, load_ms, drawn)
+        worn = [
+            Worn(name, resident.model, scale) for name, resident, scale in chosen if isinstance(resident.model, Adapter)
+        ]
+        try:
+            self._vocabulary.speak([one.adapter.words for one in worn if one.adapter.words is not None])
+        except ValueError as error:
+            raise InvalidRequest(f"mix: {error}.", "Draw them one at a time.") from error
+        self._wardrobe.wear(worn)
+        return SelectedModel(self._base.networks, key, resolution, load_ms, drawn)
+
+    # ---- the levels
+
+    def _is_loaded(self, key: str) -> bool:
+        return key in self._on_device or key in self._in_memory
+
+    def _resident(self, subject: str, version: str) -> _Resident:
+        key = _key(subject, version)
+        if self._is_loaded(key):
+            self._check_that_it_exists(key, subject, version)
+        if (resident := self._on_device.get(key)) is not None:
+            return resident
+        if (waiting := self._in_memory.take(key)) is not None:
+            self._on_device.make_room(waiting.model.bytes)
+            resident = waiting.to(self._device)
+        else:
+            resident = self._load(subject, version)
+        self._on_device.put(key, resident, resident.model.bytes)
+        return resident
+
+    def _off_the_device(self, key: str, resident: _Resident) -> None:
+        if self._device.type != "cpu":
+            self._in_memory.put(key, resident.to(torch.device("cpu")), resident.model.bytes)
+        _collect()
+
+    def _forget(self, key: str) -> None:
+        self._on_device.take(key)
+        self._in_memory.take(key)
+        self._seen.pop(key, None)
+        if self._store is not None:
+            self._store.forget(key)
+        _collect()
+        _log.info("%s is gone from the bucket, and from here", key)
+
+    def _check_that_it_exists(self, key: str, subject: str, version: str) -> None:
+        """Now and then. Raises UnknownSubject."""
+        now = time.monotonic()
+        if self._store is None or now - self._seen.get(key, -SECONDS_BETWEEN_CHECKS) < SECONDS_BETWEEN_CHECKS:
+            return
+        if not self._store.exists(subject, version):
+            self._forget(key)
+            raise UnknownSubject(f"The version {version} of subject {subject} has been deleted.")
+        self._seen[key] = now
+
+    # ---- loading
+
+    def _promoted(self, subject: str) -> str:
+        return self._bucket().promoted(subject)
+
+    def _bucket(self) -> SubjectStore:
         if self._store is None:
             raise HostingFailed("This endpoint was started without DATA_BUCKET and knows no subjects.")
-        manifest = self._store.manifest(subject, version)
-        self._check_lineage(manifest)
-        directory = self._store.fetch(manifest)
-        self._make_room(sum(entry.size for entry in needed_files(manifest)))
+        return self._store
+
+    def _load(self, subject: str, version: str) -> _Resident:
+        store = self._bucket()
+        key = _key(subject, version)
         try:
-            if manifest.artifact.method == "lora":
-                self._residents[key] = self._load_adapter(key, directory, manifest)
+            manifest = store.manifest(subject, version)
+        except UnknownSubject:
+            self._forget(key)
+            raise
+        name = f"{subject} {version}"
+        self._check_lineage(name, manifest.artifact)
+        self._on_device.make_room(sum(entry.size for entry in needed_files(name, manifest.artifact)))
+        directory = store.fetch(manifest)
+        self._seen[key] = time.monotonic()
+        return self._read(name, directory, manifest.artifact)
+
+    def _load_own(self, directory: Path) -> _Resident:
+        try:
+            artifact = Artifact.model_validate_json((directory / ARTIFACT).read_bytes())
+            verify(directory, needed_files("of this container", artifact))
+        except (OSError, ValueError, DamagedFile) as error:
+            raise HostingFailed(f"The model in {directory} is not usable: {error}.") from error
+        self._check_lineage("of this container", artifact)
+        return self._read("of this container", directory, artifact)
+
+    def _check_lineage(self, name: str, artifact: Artifact) -> None:
+        """A subject trained on other weights would draw nonsense, in silence."""
+        served = self._base.manifest
+        if artifact.base_model_checksum != served.checksum:
+            raise HostingFailed(
+                f"The model {name} was trained on another base model ({artifact.base_model}) "
+                f"than this endpoint serves ({served.id})."
+            )
+
+    def _read(self, name: str, directory: Path, artifact: Artifact) -> _Resident:
+        try:
+            model: Adapter | _Full
+            if artifact.method == "lora":
+                model = self._wardrobe.read(directory, self._vocabulary.read(directory)).to(self._device)
             else:
-                self._residents[key] = self._load_full(directory, manifest)
+                model = _Full(read_trained(directory, self._base.networks), self._base.networks)
         except LOADING_ERRORS as error:
             if is_out_of_memory(error):
                 raise
-            raise HostingFailed(f"The model {subject} {version} cannot be loaded: {error}.") from error
-
-    def _check_lineage(self, manifest: VersionManifest) -> None:
-        """A subject trained on other weights would draw nonsense, in silence."""
-        trained_on, served = manifest.artifact, self._base.manifest
-        if trained_on.base_model_checksum != served.checksum:
-            raise HostingFailed(
-                f"{manifest.subject} {manifest.version} was trained on another base model "
-                f"({trained_on.base_model}) than this endpoint serves ({served.id})."
-            )
-
-    def _load_adapter(self, key: str, directory: Path, manifest: VersionManifest) -> _Resident:
-        pipeline = self._base.pipeline
-        try:
-            pipeline.load_lora_weights(
-                directory, weight_name=LORA_WEIGHTS, adapter_name=key, use_safetensors=True, local_files_only=True
-            )
-            if key not in _adapters(pipeline):
-                raise ValueError("no weight in it belongs to a layer of the base model")
-            words = self._vocabulary.read(directory)
-        except BaseException:
-            if key in _adapters(pipeline):
-                pipeline.delete_adapters(key)
-            raise
-        size = (directory / LORA_WEIGHTS).stat().st_size
-        return _Resident(None, manifest.artifact.resolution, size, words)
-
-    def _load_full(self, directory: Path, manifest: VersionManifest) -> _Resident:
-        pipeline = load_pipeline(self._base.directory, self._base.pipeline.device, trained=directory)
-        return _Resident(pipeline, manifest.artifact.resolution, weight_bytes(pipeline))
-
-    def _switch_adapters_off(self) -> None:
-        if _adapters(self._base.pipeline):
-            self._base.pipeline.disable_lora()
-
-    def _make_room(self, wanted_bytes: int) -> None:
-        while self._residents and (
-            len(self._residents) >= self._limits.subjects
-            or sum(resident.bytes for resident in self._residents.values()) + wanted_bytes > self._limits.bytes
-        ):
-            self._evict_oldest()
-
-    def _evict_oldest(self) -> None:
-        key, resident = self._residents.popitem(last=False)
-        if resident.pipeline is None:
-            self._base.pipeline.delete_adapters(key)
-        del resident
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            raise HostingFailed(f"The model {name} cannot be loaded: {error}.") from error
+        return _Resident(model, artifact.resolution)
 
 
-def _adapters(pipeline: Pipeline) -> set[str]:
-    return {name for names in pipeline.get_list_adapters().values() for name in names}
+def _key(subject: str, version: str) -> str:
+    return f"{subject}_{version}"
+
+
+def _collect() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, FileEntry, VersionManifest
+from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, Artifact, FileEntry, PromotedVersion, VersionManifest
 from contracts.errors import HostingFailed, UnknownSubject
-from contracts.storage import version_manifest_key, version_prefix
+from contracts.storage import promoted_key, version_manifest_key, version_prefix
 from inference_container.files import DamagedFile, path_within, verify
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 _TRAINABLE_FOLDERS = ("unet", "text_encoder")  # the rest of a full model is the base model's
 _PARTIAL = ".partial-"
+_MEBIBYTE = 2**20
+_FILES_AT_ONCE = 4
+_RANGES = TransferConfig(multipart_threshold=16 * _MEBIBYTE, multipart_chunksize=16 * _MEBIBYTE, max_concurrency=8)
 _NOT_THERE = ("NoSuchKey", "404")
 
 
@@ -36,17 +41,47 @@ class SubjectStore:
         for left_over in directory.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left_over)
 
-    def manifest(self, subject: str, version: str) -> VersionManifest:
-        """Raises UnknownSubject, or HostingFailed when the bucket cannot be read or the manifest is not one."""
-        key = version_manifest_key(subject, version)
+    def promoted(self, subject: str) -> str:
+        """The version that is drawn when none is named. Raises UnknownSubject or HostingFailed."""
+        content = self.read(promoted_key(subject))
+        if content is None:
+            raise UnknownSubject(f"There is no subject {subject}.")
         try:
-            content = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            return PromotedVersion.model_validate_json(content).version
+        except ValidationError as error:
+            raise HostingFailed(f"The promoted version of {subject} cannot be told.") from error
+
+    def exists(self, subject: str, version: str) -> bool:
+        """Raises HostingFailed when the bucket cannot be read."""
+        return self.read(version_manifest_key(subject, version)) is not None
+
+    def kept(self) -> set[str]:
+        """Names of the directories on disk."""
+        return {path.name for path in self._directory.iterdir() if not path.name.startswith(_PARTIAL)}
+
+    def forget(self, name: str) -> None:
+        """Off the disk."""
+        shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
+        """None when there is no such object. Raises HostingFailed when it cannot be read or is larger than that."""
+        try:
+            answer = self._s3.get_object(Bucket=self._bucket, Key=key)
+            if most_bytes is not None and answer["ContentLength"] > most_bytes:
+                raise HostingFailed(f"{key} has more than {most_bytes} bytes.")
+            return answer["Body"].read()
         except ClientError as error:
             if error.response["Error"]["Code"] in _NOT_THERE:
-                raise UnknownSubject(f"There is no version {version} of subject {subject}.") from error
-            raise HostingFailed(f"The manifest of {subject} {version} cannot be read ({error}).") from error
+                return None
+            raise HostingFailed(f"{key} cannot be read ({error}).") from error
         except BotoCoreError as error:
-            raise HostingFailed(f"The manifest of {subject} {version} cannot be read ({error}).") from error
+            raise HostingFailed(f"{key} cannot be read ({error}).") from error
+
+    def manifest(self, subject: str, version: str) -> VersionManifest:
+        """Raises UnknownSubject, or HostingFailed when the bucket cannot be read or the manifest is not one."""
+        content = self.read(version_manifest_key(subject, version))
+        if content is None:
+            raise UnknownSubject(f"There is no version {version} of subject {subject}.")
         try:
             manifest = VersionManifest.model_validate_json(content)
         except ValidationError as error:
@@ -62,7 +97,7 @@ class SubjectStore:
 
         Raises HostingFailed when they cannot be had whole.
         """
-        files = needed_files(manifest)
+        files = needed_files(f"{manifest.subject} {manifest.version}", manifest.artifact)
         directory = self._directory / f"{manifest.subject}_{manifest.version}"
         if directory.is_dir():
             try:
@@ -76,20 +111,26 @@ class SubjectStore:
         return directory
 
     def _download(self, manifest: VersionManifest, files: list[FileEntry], directory: Path) -> None:
-        """Into a partial directory that gets its name once it is complete: half a model is never seen."""
+        """Into a partial directory that gets its name once it is complete: half a model is never seen.
+
+        Large files come in several ranges at once, and several files at once: one stream does not fill the network.
+        """
         with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=self._directory) as temporary:
             partial = Path(temporary) / "files"
             partial.mkdir()
             try:
-                for entry in files:
-                    target = path_within(partial, entry.path)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    self._s3.download_file(self._bucket, manifest.prefix + entry.path, str(target))
+                with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+                    list(pool.map(lambda entry: self._download_file(manifest.prefix, entry.path, partial), files))
                 verify(partial, files)
             except (ClientError, BotoCoreError, DamagedFile, OSError) as error:
                 name = f"{manifest.subject} {manifest.version}"
                 raise HostingFailed(f"The model {name} cannot be fetched whole: {error}.") from error
             partial.rename(directory)
+
+    def _download_file(self, prefix: str, path: str, directory: Path) -> None:
+        target = path_within(directory, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._s3.download_file(self._bucket, prefix + path, str(target), Config=_RANGES)
 
     def _make_room(self, wanted_bytes: int) -> None:
         kept = {path: _size(path) for path in self._directory.iterdir() if path.is_dir()}
@@ -100,21 +141,20 @@ class SubjectStore:
             del kept[path]
 
 
-def needed_files(manifest: VersionManifest) -> list[FileEntry]:
+def needed_files(name: str, artifact: Artifact) -> list[FileEntry]:
     """The adapter alone for method lora; the trained parts for method full. All else stays behind.
 
-    Raises HostingFailed when the version lacks its weights or a path leaves the directory.
+    Raises HostingFailed when the model of that name lacks its weights or a path leaves the directory.
     """
-    name = f"{manifest.subject} {manifest.version}"
-    for entry in manifest.artifact.files:
+    for entry in artifact.files:
         try:
             path_within(Path(), entry.path)
         except DamagedFile as error:
             raise HostingFailed(f"The manifest of {name} is not usable: {error}.") from error
-    if manifest.artifact.method == "lora":
-        files = [entry for entry in manifest.artifact.files if entry.path in (LORA_WEIGHTS, LEARNED_WORDS)]
+    if artifact.method == "lora":
+        files = [entry for entry in artifact.files if entry.path in (LORA_WEIGHTS, LEARNED_WORDS)]
     else:
-        files = [entry for entry in manifest.artifact.files if entry.path.partition("/")[0] in _TRAINABLE_FOLDERS]
+        files = [entry for entry in artifact.files if entry.path.partition("/")[0] in _TRAINABLE_FOLDERS]
     if not any(entry.path.endswith(".safetensors") for entry in files):
         raise HostingFailed(f"The model {name} has no weights.")
     return files

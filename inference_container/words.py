@@ -1,7 +1,8 @@
-"""Words that a subject has taught the shared text encoder: spoken while it is drawn, and forgotten for the next."""
+"""Words that subjects have taught the shared text encoder: spoken while they are drawn, and forgotten for the next."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ class Words:
 
 
 class Vocabulary:
-    """The embedding table of a text encoder, with at most one subject's words in it."""
+    """The embedding table of a text encoder, with the words in it of those who are drawn."""
 
     def __init__(self, text_encoder: Any) -> None:
         self._table: Tensor = text_encoder.get_input_embeddings().weight
-        self._replaced: Words | None = None
+        self._replaced: list[Words] = []
 
     def read(self, directory: Path) -> Words | None:
         """None for a subject that has taught no words. Raises ValueError if they do not fit the text encoder."""
@@ -39,10 +40,15 @@ class Vocabulary:
         return Words(ids.to(self._table.device), rows.to(self._table.device, self._table.dtype))
 
     @torch.no_grad()
-    def speak(self, words: Words | None) -> None:
-        if self._replaced is not None:
-            self._table[self._replaced.ids] = self._replaced.rows
-        self._replaced = None
-        if words is not None:
-            self._replaced = Words(words.ids, self._table[words.ids].clone())
-            self._table[words.ids] = words.rows
+    def speak(self, words: Sequence[Words]) -> None:
+        """Raises ValueError if two subjects have learned the same word."""
+        while self._replaced:
+            own = self._replaced.pop()
+            self._table[own.ids] = own.rows
+        taken: set[int] = set()
+        for new in words:
+            if not taken.isdisjoint(new.ids.tolist()):
+                raise ValueError("two of the subjects have learned the same word")
+            taken |= set(new.ids.tolist())
+            self._replaced.append(Words(new.ids, self._table[new.ids].clone()))
+            self._table[new.ids] = new.rows

@@ -9,19 +9,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from contracts.errors import GenerationFailed
 from contracts.generation import INVOCATION_TIMEOUT_SECONDS
 from inference_container import frames
+from inference_container.payload import Invocation
 
 MAX_FAILED_STARTS = 3
 KILL_AFTER_SECONDS = 2.0
 _WORKER_VARIABLES = {"TRANSFORMERS_VERBOSITY": "error"}  # read while it is imported
 
 _log = logging.getLogger(__name__)
+
+
+class WorkerAnswer(NamedTuple):
+    status: int
+    body: bytes
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,11 @@ class _Worker:
 
 
 class WorkerProcess:
-    """One worker at a time, one request at a time. `on_hopeless` is called once when no worker can be started."""
+    """One worker at a time, one batch at a time. `on_hopeless` is called once when no worker can be started."""
 
     def __init__(self, on_hopeless: Callable[[], None], timeout_seconds: float = INVOCATION_TIMEOUT_SECONDS) -> None:
         self._on_hopeless = on_hopeless
         self._timeout_seconds = timeout_seconds
-        self._turn = threading.Lock()
         self._changed = threading.Condition()  # guards what follows
         self._current: _Worker | None = None
         self._ready = False
@@ -50,21 +55,26 @@ class WorkerProcess:
         """True while a worker that has loaded the base model is running."""
         return self._ready and self._current is not None and self._current.process.poll() is None
 
-    def ask(self, header: dict[str, Any]) -> frames.Frame:
-        """Waits for the worker, then for its answer. Raises GenerationFailed when the worker dies or is too slow."""
-        with self._turn:
-            worker = self._wait_until_ready()
-            try:
-                frames.send(worker.connection, header)
-                return frames.receive(worker.connection)
-            except TimeoutError as error:
-                self._discard(worker)
-                raise GenerationFailed(
-                    f"Drawing took longer than {self._timeout_seconds:g} s.", "Ask for fewer pictures or steps."
-                ) from error
-            except OSError as error:
-                self._discard(worker)
-                raise GenerationFailed("The generating process died while it was drawing.") from error
+    def wait_until_ready(self) -> bool:
+        """False when there is no worker and none will come, or it takes too long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ready or self._ended, self._timeout_seconds) and self.ready
+
+    def ask(self, batch: Sequence[Invocation]) -> list[WorkerAnswer]:
+        """Waits for the worker, then for its answers. Raises GenerationFailed when the worker dies or is too slow."""
+        if not self.wait_until_ready() or (worker := self._current) is None:
+            raise GenerationFailed("The generating process is not running.")
+        try:
+            frames.send(worker.connection, {"batch": [invocation.model_dump(mode="json") for invocation in batch]})
+            return _answers_in(frames.receive(worker.connection))
+        except TimeoutError as error:
+            self._discard(worker)
+            raise GenerationFailed(
+                f"Drawing took longer than {self._timeout_seconds:g} s.", "Ask for fewer pictures or steps."
+            ) from error
+        except OSError as error:
+            self._discard(worker)
+            raise GenerationFailed("The generating process died while it was drawing.") from error
 
     def stop(self) -> None:
         """Ends the worker, whatever it is doing."""
@@ -117,13 +127,6 @@ class WorkerProcess:
             self._changed.notify_all()
         return True
 
-    def _wait_until_ready(self) -> _Worker:
-        with self._changed:
-            self._changed.wait_for(lambda: self.ready or self._ended, self._timeout_seconds)
-            if self._current is None or not self.ready:
-                raise GenerationFailed("The generating process is not running.")
-            return self._current
-
     def _discard(self, worker: _Worker) -> None:
         with self._changed:
             if self._current is worker:
@@ -135,6 +138,16 @@ class WorkerProcess:
             self._ended = True
             self._changed.notify_all()
         self._on_hopeless()
+
+
+def _answers_in(frame: frames.Frame) -> list[WorkerAnswer]:
+    """The bodies lie behind each other."""
+    answers, start = [], 0
+    for answer in frame.header["answers"]:
+        end = start + answer["bytes"]
+        answers.append(WorkerAnswer(answer["status"], frame.body[start:end]))
+        start = end
+    return answers
 
 
 def _hang_up(worker: _Worker) -> None:

@@ -9,8 +9,8 @@ from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from contracts.generation import KEEP_GENERATIONS_DAYS
-from contracts.storage import CHECKPOINTS, GENERATIONS, INFERENCE
+from contracts.generation import KEEP_GENERATIONS_DAYS, KEEP_SOURCES_DAYS
+from contracts.storage import CHECKPOINTS, GENERATIONS, INFERENCE, SOURCES
 from infra.settings import Settings
 
 KEEP_CHECKPOINTS_DAYS = 30
@@ -55,6 +55,11 @@ def _data_bucket(scope: Construct, settings: Settings) -> s3.Bucket:
         versioned=settings.versioned_data,
         removal_policy=settings.data_removal,
         lifecycle_rules=_lifecycle(settings),
+        # The page uploads source pictures, from an address that this stack does not know. What lets a request in is its
+        # signature; this lets browsers send one.
+        cors=[
+            s3.CorsRule(allowed_methods=[s3.HttpMethods.PUT], allowed_origins=["*"], allowed_headers=["content-type"])
+        ],
     )
     # The bucket's own property: the library's switch would add a function that may reconfigure every bucket.
     resource = cast(s3.CfnBucket, bucket.node.default_child)
@@ -67,6 +72,7 @@ def _lifecycle(settings: Settings) -> list[s3.LifecycleRule]:
         s3.LifecycleRule(id="abort-uploads", abort_incomplete_multipart_upload_after=Duration.days(ABORT_UPLOADS_DAYS)),
         _expire(INFERENCE, KEEP_GENERATIONS_DAYS),
         _expire(GENERATIONS, KEEP_GENERATIONS_DAYS),
+        _expire(SOURCES, KEEP_SOURCES_DAYS),
         _expire(CHECKPOINTS, KEEP_CHECKPOINTS_DAYS),
     ]
     if settings.versioned_data:

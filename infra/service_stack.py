@@ -18,8 +18,10 @@ from contracts.storage import (
     MANIFESTS,
     MODELS,
     PROGRESS,
+    PROMOTED,
     REPORTS,
     SNAPSHOTS,
+    SOURCES,
     class_image_folder,
 )
 from infra.constructs.alarms import Alarms
@@ -28,6 +30,7 @@ from infra.constructs.functions import Functions
 from infra.constructs.generation_api import GenerationApi
 from infra.constructs.messaging import topic
 from infra.constructs.model_hosting import ModelHosting
+from infra.constructs.removal import Removal
 from infra.constructs.training_pipeline import TrainingPipeline
 from infra.data_stack import DataStack
 from infra.grants import keep_rows, list_objects, read_objects, write_objects
@@ -54,6 +57,15 @@ class ServiceStack(Stack):
             host_model=hosting.host_model,
             subject_topic=subject_topic,
         )
+        removal = Removal(
+            self,
+            "Removal",
+            settings=settings,
+            functions=functions,
+            training_role=training.role,
+            inference_role=hosting.role,
+        )
+        training.machine.node.add_dependency(removal.resource)  # nothing is made after it has been removed
         intake = DatasetIntake(
             self,
             "Intake",
@@ -111,14 +123,16 @@ class ServiceStack(Stack):
         read_objects(bucket, states.judge_model, f"{MODELS}*")
         read_objects(bucket, states.publish_model, f"{MODELS}*", f"{CHECKPOINTS}*/{class_image_folder('*')}")
         write_objects(bucket, states.publish_model, f"{MODELS}*/{MANIFEST}", f"{CLASS_IMAGE_SETS}*")
-        read_objects(bucket, states.host_model, f"{BASE_MODELS}*/{MANIFEST}")
+        read_objects(bucket, states.host_model, f"{BASE_MODELS}*/{MANIFEST}", f"{MODELS}*/{PROMOTED}")
+        write_objects(bucket, states.host_model, f"{MODELS}*/{PROMOTED}")
 
-        read_objects(bucket, hosting.role, f"{BASE_MODELS}*", f"{MODELS}*")
+        read_objects(bucket, hosting.role, f"{BASE_MODELS}*", f"{MODELS}*", f"{SOURCES}*")
         write_objects(bucket, hosting.role, f"{INFERENCE_OUTPUT}/*", f"{INFERENCE_FAILURE}/*")
         read_objects(bucket, hosting.record_generation, f"{INFERENCE}*")
         write_objects(bucket, hosting.record_generation, f"{GENERATIONS}*")
 
-        read_objects(bucket, api.function, f"{GENERATIONS}*", f"{CHECKPOINTS}*/{PROGRESS}")
+        read_objects(bucket, api.function, f"{GENERATIONS}*", f"{CHECKPOINTS}*/{PROGRESS}", f"{MODELS}*/{MANIFEST}")
+        write_objects(bucket, api.function, f"{SOURCES}*")
         hosting.allow_drawing(api.function)
 
         CfnOutput(self, "ApiUrl", value=api.url)

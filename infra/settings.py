@@ -12,6 +12,7 @@ from aws_cdk.aws_stepfunctions import LogLevel
 from contracts.storage import MAX_RESOURCE_PREFIX_LENGTH, RESOURCE_PREFIX_PATTERN
 
 HOUR = 3600
+LONGEST_VARIABLE_BYTES = 1024  # of a container's environment: CreateModel, EnvironmentValue
 
 # All have 16 GB of GPU memory or more. The next rung is taken when one has no capacity or no quota.
 TRAINING_INSTANCE_TYPES = ("ml.g5.xlarge", "ml.g5.2xlarge", "ml.g4dn.xlarge", "ml.g6.xlarge")
@@ -47,6 +48,13 @@ class Settings:
     inference_instance_type: str = "ml.g5.xlarge"
     inference_max_instances: int
     endpoint_poll_seconds: int
+    blocked_words: tuple[str, ...] = ()
+    """A prompt with one of these words or phrases is refused: by the API from the deployment on, by an endpoint that
+    is asked itself from the next training on."""
+
+    watermark: str = ""
+    """Text in the lower right corner of every picture, from the next training on; none when empty."""
+
     url_lifetime_seconds: int = HOUR
     api_throttling: Throttling
 
@@ -58,6 +66,16 @@ class Settings:
     log_retention: RetentionDays
     machine_log_level: LogLevel
     termination_protection: bool
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what would reach functions and containers cut short or as something else."""
+        if unusable := [word for word in self.blocked_words if not word.strip() or "," in word]:
+            raise ValueError(
+                f"blocked_words: {unusable} are empty or hold a comma. Name each word or phrase by itself."
+            )
+        for name, text in (("blocked_words", ",".join(self.blocked_words)), ("watermark", self.watermark)):
+            if len(text.encode()) > LONGEST_VARIABLE_BYTES:
+                raise ValueError(f"{name}: {len(text.encode())} bytes are too many; at most {LONGEST_VARIABLE_BYTES}.")
 
 
 LOCAL = Settings(

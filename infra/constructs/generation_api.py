@@ -1,4 +1,4 @@
-"""The HTTP API: four routes for callers with AWS credentials, and the page and the contract for everybody."""
+"""The HTTP API: five routes for callers with AWS credentials, and the page and the contract for everybody."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from infra.settings import Settings
 SIGNED_ROUTES = (
     (apigateway.HttpMethod.POST, "/v1/generations"),
     (apigateway.HttpMethod.GET, "/v1/generations/{id}"),
+    (apigateway.HttpMethod.POST, "/v1/sources"),
     (apigateway.HttpMethod.GET, "/v1/subjects"),
     (apigateway.HttpMethod.GET, "/v1/subjects/{subject}"),
 )
@@ -44,7 +45,11 @@ class GenerationApi(Construct):
             self,
             "Function",
             handler="lambdas.api.app.handler",
-            environment=ApiEnvironment(**functions.store, url_lifetime_seconds=settings.url_lifetime_seconds),
+            environment=ApiEnvironment(
+                **functions.store,
+                url_lifetime_seconds=settings.url_lifetime_seconds,
+                blocked_words=list(settings.blocked_words),
+            ),
             timeout_seconds=API_TIMEOUT_SECONDS,
         )
         api = apigateway.HttpApi(

@@ -11,8 +11,9 @@ from botocore.config import Config
 _CONFIG = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
 
 
-# Presigned addresses need the newer signature in every region.
-_S3_CONFIG = _CONFIG.merge(Config(signature_version="s3v4"))
+# Presigned addresses need the newer signature in every region, and the region's own host: the global one redirects
+# requests for a new bucket elsewhere, where the signature does not hold.
+_S3_CONFIG = _CONFIG.merge(Config(signature_version="s3v4", s3={"addressing_style": "virtual"}))
 
 
 @cache

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 from urllib.parse import urlparse
 
 from botocore.exceptions import ClientError
 
-from contracts.artifact import BaseModelManifest
+from contracts.artifact import BaseModelManifest, VersionManifest
 from contracts.errors import DatasetChanged, InvalidRequest, UnknownBaseModel
-from contracts.storage import MANIFEST, base_model_prefix
+from contracts.storage import MANIFEST, base_model_prefix, version_manifest_key
 from lambdas.adapters.clients import client, error_code
 
 _ABSENT = ("NoSuchKey", "404", "NotFound")
 _CHANGED = ("PreconditionFailed", "412", *_ABSENT)
+_BEING_WRITTEN = ("ConditionalRequestConflict", "409")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,12 @@ class StoredObject:
     etag: str
     size: int
     modified: datetime
+
+
+@dataclass(frozen=True)
+class Tagged:
+    content: bytes
+    etag: str
 
 
 class DataBucket:
@@ -44,13 +52,18 @@ class DataBucket:
 
     def read(self, key: str) -> bytes | None:
         """None when there is no such object."""
+        found = self.read_tagged(key)
+        return found.content if found else None
+
+    def read_tagged(self, key: str) -> Tagged | None:
+        """With what `replace` wants to know. None when there is no such object."""
         try:
-            content: bytes = self._s3.get_object(Bucket=self.name, Key=key)["Body"].read()
+            answer = self._s3.get_object(Bucket=self.name, Key=key)
         except ClientError as error:
             if error_code(error) in _ABSENT:
                 return None
             raise
-        return content
+        return Tagged(answer["Body"].read(), answer["ETag"])
 
     def read_unchanged(self, key: str, etag: str) -> bytes:
         """Raises DatasetChanged when the object is another one by now, or gone."""
@@ -74,8 +87,31 @@ class DataBucket:
         except ClientError as error:
             raise self._as_changed(error, source) from error
 
-    def write(self, key: str, content: bytes, content_type: str = "application/json") -> None:
-        self._s3.put_object(Bucket=self.name, Key=key, Body=content, ContentType=content_type)
+    def write(
+        self,
+        key: str,
+        content: bytes,
+        content_type: str = "application/json",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """The metadata are ASCII, 2 KB at most."""
+        self._s3.put_object(
+            Bucket=self.name, Key=key, Body=content, ContentType=content_type, Metadata=dict(metadata or {})
+        )
+
+    def replace(self, key: str, content: bytes, etag: str | None) -> bool:
+        """Writes over the object that was read with this ETag, or where none was. False when that is no longer so.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+        """
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            self._s3.put_object(Bucket=self.name, Key=key, Body=content, ContentType="application/json", **condition)
+        except ClientError as error:
+            if error_code(error) in (*_CHANGED, *_BEING_WRITTEN):
+                return False
+            raise
+        return True
 
     def key_of(self, uri: str) -> str | None:
         """s3://<this bucket>/key -> key; None for any other bucket."""
@@ -84,9 +120,21 @@ class DataBucket:
 
     def link(self, key: str, seconds: int) -> str:
         """A presigned address for GET."""
+        return self._presigned("get_object", key, seconds)
+
+    def upload_link(self, key: str, seconds: int) -> str:
+        """A presigned address for PUT."""
+        return self._presigned("put_object", key, seconds)
+
+    def _presigned(self, operation: Literal["get_object", "put_object"], key: str, seconds: int) -> str:
         parameters = {"Bucket": self.name, "Key": key}
-        url: str = self._s3.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+        url: str = self._s3.generate_presigned_url(operation, Params=parameters, ExpiresIn=seconds)
         return url
+
+    def version_manifest(self, subject: str, version: str) -> VersionManifest | None:
+        """None when no such version was published."""
+        content = self.read(version_manifest_key(subject, version))
+        return VersionManifest.model_validate_json(content) if content else None
 
     def base_model(self, base_model: str) -> BaseModelManifest:
         """Raises UnknownBaseModel."""

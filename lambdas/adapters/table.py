@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 from boto3.dynamodb.conditions import Attr, Key
 from botocore.exceptions import ClientError
 
+from contracts.artifact import PromotedVersion
 from contracts.errors import ErrorReport
 from contracts.generation import KEEP_GENERATIONS_DAYS, GenerationTimings
 from contracts.pipeline import DatasetTaken, Quote, Run, RunStatus, Stage, Subject
@@ -60,6 +61,15 @@ class _Rows:
                 return False
             raise
         return True
+
+
+class Hosted(NamedTuple):
+    """A subject that can be drawn now."""
+
+    subject: str
+    version: str  # the promoted one
+    endpoint_name: str
+    base_model: str
 
 
 class Subjects(_Rows):
@@ -140,8 +150,8 @@ class Subjects(_Rows):
 
     def promote(
         self, taken: DatasetTaken, version: str, endpoint_name: str, base_model: str, instance_prompt: str
-    ) -> bool:
-        """Points the subject at a version and its endpoint in one write, unless a newer dataset has been promoted."""
+    ) -> PromotedVersion | None:
+        """Points the subject at a version and its endpoint in one write; None if a newer dataset has been promoted."""
         run = self._get(run_item(taken.subject, taken.run_id)) or {}
         taken_at = run["stages"][0]["at"]
         values = {
@@ -152,14 +162,16 @@ class Subjects(_Rows):
             "instance_prompt": instance_prompt,
         }
         older = Attr("version_taken_at").not_exists() | Attr("version_taken_at").lte(taken_at)
-        return self._update(subject_item(taken.subject), values, older)
+        if not self._update(subject_item(taken.subject), values, older):
+            return None
+        return PromotedVersion(version=version, taken_at=taken_at)
 
-    def endpoint_of(self, subject: str) -> tuple[str, str] | None:
-        """(endpoint name, version) of a subject that can be drawn now."""
+    def hosted(self, subject: str) -> Hosted | None:
+        """None if it is unknown or cannot be drawn yet."""
         item = self._get(subject_item(subject))
         if item is None or "endpoint_name" not in item or "version" not in item:
             return None
-        return item["endpoint_name"], item["version"]
+        return Hosted(subject, item["version"], item["endpoint_name"], item["base_model"])
 
     def run(self, subject: str, run_id: str) -> Run | None:
         item = self._get(run_item(subject, run_id))

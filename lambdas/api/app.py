@@ -1,4 +1,4 @@
-"""The HTTP API: ask for pictures, fetch them, see the subjects."""
+"""The HTTP API: ask for pictures, upload what they start from, fetch them, see the subjects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from contracts.errors import (
     GenerationFailed,
     IdempotencyConflict,
     InvalidRequest,
-    SubjectNotReady,
     Unauthenticated,
     UnknownGeneration,
     UnknownSubject,
 )
-from contracts.generation import MAX_PAYLOAD_BYTES, Generation, GenerationRequest, Picture
+from contracts.generation import MAX_PAYLOAD_BYTES, Generation, GenerationRequest, Picture, PictureSource
 from contracts.pipeline import Subject
-from contracts.storage import GENERATION_PATTERN, progress_key
+from contracts.policy import check_prompts
+from contracts.storage import GENERATION_PATTERN, progress_key, source_prefix
 from contracts.training import TrainingProgress
 from lambdas.adapters import hosting
 from lambdas.adapters.clients import is_transient
@@ -36,8 +36,9 @@ from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Generations, Subjects
 from lambdas.api import errors
+from lambdas.api.settling import settle
 from lambdas.domain import openapi
-from lambdas.domain.generations import ANSWER_TYPE, GenerationRow, id_of, owner_of
+from lambdas.domain.generations import GenerationRow, answer_type, asks_the_same, id_of, owner_of
 
 PAGE = Path(__file__).resolve().parents[2] / "dreamdrop" / "web" / "index.html"
 MAX_IDEMPOTENCY_KEY = 128
@@ -49,9 +50,11 @@ errors.install(app)
 
 @app.post("/v1/generations")
 def draw() -> Response[str]:
+    env = environment(ApiEnvironment)
     owner = _owner()
-    request = _parse_body()
-    endpoint, version = _drawable(request.subject)
+    asked = _parse_body()
+    check_prompts(asked.prompts, env.blocked_words)
+    endpoint, version, request = settle(asked, owner, Subjects(env.table_name), DataBucket(env.data_bucket))
     if request.seed is None:  # picked here, so that the picture can be asked for again
         request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
     row = GenerationRow(
@@ -65,12 +68,20 @@ def draw() -> Response[str]:
     )
     if len(_body_of(row).encode()) > MAX_PAYLOAD_BYTES:
         raise InvalidRequest("prompt, negative_prompt: together they are too long.")
-    generations = Generations(environment(ApiEnvironment).table_name)
+    generations = Generations(env.table_name)
     if not generations.create(row):
-        row = _replayed(generations, row)
+        row = _replayed(generations, row.id, asked)
     if not row.submitted and row.status == "queued":
         row = _submit(generations, row, endpoint)
     return _json(202, _view(row))
+
+
+@app.post("/v1/sources")
+def offer_source() -> Response[str]:
+    key = source_prefix(_owner()) + uuid.uuid4().hex
+    env = environment(ApiEnvironment)
+    url = DataBucket(env.data_bucket).upload_link(key, env.url_lifetime_seconds)
+    return _json(201, PictureSource(source_image=key, upload_url=url))
 
 
 @app.get("/v1/generations/<generation_id>")
@@ -127,19 +138,6 @@ def _parse_body() -> GenerationRequest:
     return GenerationRequest.model_validate(body)
 
 
-def _drawable(name: str) -> tuple[str, str]:
-    table = Subjects(environment(ApiEnvironment).table_name)
-    drawable = table.endpoint_of(name)
-    if drawable:
-        return drawable
-    known = table.one(name)
-    if known is None:
-        raise UnknownSubject(f"There is no subject {name!r}.")
-    if known.error is not None:
-        raise SubjectNotReady(f"The newest dataset of {name!r} failed: {known.error.cause}", known.error.cure)
-    raise SubjectNotReady(f"The subject {name!r} has no version that can be drawn yet.")
-
-
 def _new_id(owner: str) -> str:
     key = app.current_event.headers.get("idempotency-key")
     if key is None:
@@ -149,18 +147,17 @@ def _new_id(owner: str) -> str:
     return id_of(owner, key)
 
 
-def _replayed(generations: Generations, repeated: GenerationRow) -> GenerationRow:
+def _replayed(generations: Generations, generation_id: str, asked: GenerationRequest) -> GenerationRow:
     """The first row of this id; the repetition must ask for the same. Raises IdempotencyConflict."""
-    first = generations.get(repeated.id)
-    asked = {field: value for field, value in app.current_event.json_body.items() if value is not None}
-    if first is None or GenerationRequest.model_validate({"seed": first.request.seed, **asked}) != first.request:
+    first = generations.get(generation_id)
+    if first is None or not asks_the_same(asked, first.request):
         raise IdempotencyConflict("This Idempotency-Key was used for another request.")
     return first
 
 
 def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> GenerationRow:
     try:
-        hosting.submit(endpoint, row.id, _body_of(row), ANSWER_TYPE)
+        hosting.submit(endpoint, row.id, _body_of(row), answer_type(row.request.format))
     except (ClientError, BotoCoreError) as error:
         logger.exception("the endpoint did not accept the request")
         if is_transient(error):  # the row stays queued and unsubmitted: a retry with the same key submits it
@@ -178,7 +175,8 @@ def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> Gene
 
 
 def _body_of(row: GenerationRow) -> str:
-    return row.payload().model_dump_json(exclude_none=True)
+    """Without what is left open: an endpoint of before the last deployment refuses fields that it does not know."""
+    return row.payload().model_dump_json(exclude_defaults=True)
 
 
 def _view(row: GenerationRow) -> Generation:
@@ -214,7 +212,7 @@ def _with_progress(found: Subject, bucket: DataBucket) -> Subject:
     return found.model_copy(update={"run": run.model_copy(update={"progress": progress})})
 
 
-def _json(status: int, model: Generation | Subject) -> Response[str]:
+def _json(status: int, model: Generation | PictureSource | Subject) -> Response[str]:
     return Response(status_code=status, content_type="application/json", body=model.model_dump_json())
 
 

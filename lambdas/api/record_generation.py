@@ -18,7 +18,7 @@ from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Generations
-from lambdas.domain.generations import IMAGE_FORMAT, Notice, failure, timings
+from lambdas.domain.generations import GenerationRow, Notice, failure, media_type, timings
 
 processor = BatchProcessor(event_type=EventType.SQS)
 
@@ -28,13 +28,14 @@ def end(record: SQSRecord) -> None:
     bucket, generations = DataBucket(env.data_bucket), Generations(env.table_name)
     notice = Notice.model_validate_json(record.body)
     logger.append_keys(correlation_id=notice.inferenceId)
-    if generations.get(notice.inferenceId) is None:
+    row = generations.get(notice.inferenceId)
+    if row is None:
         logger.info("not one of the API's generations: asked for at the endpoint itself")
         return
     finished_at = notice.eventTime or datetime.now(UTC)
     answer = _read(bucket, notice.responseParameters.outputLocation, INFERENCE_OUTPUT)
     if notice.invocationStatus == "Completed" and answer is not None:
-        _succeed(bucket, generations, notice, InferenceAnswer.model_validate_json(answer), finished_at)
+        _succeed(bucket, generations, row, notice, InferenceAnswer.model_validate_json(answer), finished_at)
     else:
         explanation = _read(bucket, notice.responseParameters.failureLocation, INFERENCE_FAILURE) or b""
         report = failure([explanation.decode(errors="replace"), notice.failureReason or ""])
@@ -44,16 +45,22 @@ def end(record: SQSRecord) -> None:
 
 
 def _succeed(
-    bucket: DataBucket, generations: Generations, notice: Notice, answer: InferenceAnswer, finished_at: datetime
+    bucket: DataBucket,
+    generations: Generations,
+    row: GenerationRow,
+    notice: Notice,
+    answer: InferenceAnswer,
+    finished_at: datetime,
 ) -> None:
     if not answer.generated_images:
-        generations.fail(notice.inferenceId, finished_at, GenerationFailed("The endpoint made no picture.").report)
+        generations.fail(row.id, finished_at, GenerationFailed("The endpoint made no picture.").report)
         return
-    keys = [image_key(notice.inferenceId, index, IMAGE_FORMAT) for index in range(len(answer.generated_images))]
-    for key, image in zip(keys, answer.generated_images, strict=True):
-        bucket.write(key, base64.b64decode(image, validate=True), f"image/{IMAGE_FORMAT}")
+    form = row.request.format
+    keys = [image_key(row.id, index, form) for index in range(len(answer.generated_images))]
+    for key, image, seed in zip(keys, answer.generated_images, answer.seeds, strict=True):
+        bucket.write(key, base64.b64decode(image, validate=True), media_type(form), row.metadata(seed))
     spent = timings(notice.total_ms, answer.timings.load_ms, answer.timings.compute_ms)
-    if generations.succeed(notice.inferenceId, finished_at, keys, answer.seeds, spent):
+    if generations.succeed(row.id, finished_at, keys, answer.seeds, spent):
         metrics.add_metric(name="PicturesMade", unit="Count", value=len(keys))
 
 

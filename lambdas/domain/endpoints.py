@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.generation import CONCURRENT_INVOCATIONS
 from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, base_model_prefix
 
 VARIANT = "shared"
@@ -33,6 +34,9 @@ class EndpointPlan:
     max_instances: int
     success_topic_arn: str
     error_topic_arn: str
+    blocked_words: tuple[str, ...] = ()
+    watermark: str = ""
+    concurrent_invocations: int = CONCURRENT_INVOCATIONS
 
     @property
     def endpoint_name(self) -> str:
@@ -55,9 +59,17 @@ class EndpointPlan:
             "PrimaryContainer": {
                 "Image": self.image,
                 "ModelDataSource": {"S3DataSource": source},
-                "Environment": {"DATA_BUCKET": self.bucket},
+                "Environment": self._variables(),
             },
         }
+
+    def _variables(self) -> dict[str, str]:
+        variables = {
+            "DATA_BUCKET": self.bucket,
+            "BLOCKED_WORDS": ",".join(self.blocked_words),
+            "WATERMARK": self.watermark,
+        }
+        return {name: value for name, value in variables.items() if value}
 
     def config(self) -> dict[str, Any]:
         variant = {
@@ -81,7 +93,7 @@ class EndpointPlan:
                         "ErrorTopic": self.error_topic_arn,
                     },
                 },
-                "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 1},
+                "ClientConfig": {"MaxConcurrentInvocationsPerInstance": self.concurrent_invocations},
             },
         }
 
@@ -90,16 +102,8 @@ class EndpointPlan:
 
     # ---- scaling between zero and max_instances
 
-    @property
-    def scalable(self) -> dict[str, Any]:
-        return {
-            "ServiceNamespace": "sagemaker",
-            "ResourceId": f"endpoint/{self.endpoint_name}/variant/{VARIANT}",
-            "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
-        }
-
     def target(self) -> dict[str, Any]:
-        return {**self.scalable, "MinCapacity": 0, "MaxCapacity": self.max_instances}
+        return {**scalable(self.endpoint_name), "MinCapacity": 0, "MaxCapacity": self.max_instances}
 
     def backlog_policy(self) -> dict[str, Any]:
         """Follows the backlog, which counts running work too, so that scaling in never ends a picture."""
@@ -110,7 +114,7 @@ class EndpointPlan:
             "Statistic": "Average",
         }
         return {
-            **self.scalable,
+            **scalable(self.endpoint_name),
             "PolicyName": f"{self.endpoint_name}-backlog",
             "PolicyType": "TargetTrackingScaling",
             "TargetTrackingScalingPolicyConfiguration": {
@@ -125,7 +129,7 @@ class EndpointPlan:
         """Target tracking has no value at zero instances: this one takes the first step."""
         step = {"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}
         return {
-            **self.scalable,
+            **scalable(self.endpoint_name),
             "PolicyName": f"{self.endpoint_name}-wake",
             "PolicyType": "StepScaling",
             "StepScalingPolicyConfiguration": {
@@ -138,7 +142,7 @@ class EndpointPlan:
 
     def wake_alarm(self, policy_arn: str) -> dict[str, Any]:
         return {
-            "AlarmName": f"{self.endpoint_name}-wake",
+            "AlarmName": wake_alarm_name(self.endpoint_name),
             "AlarmDescription": "Requests wait and no instance runs.",
             "AlarmActions": [policy_arn],
             "Namespace": "AWS/SageMaker",
@@ -152,3 +156,16 @@ class EndpointPlan:
             "ComparisonOperator": "GreaterThanOrEqualToThreshold",
             "TreatMissingData": "missing",
         }
+
+
+def scalable(endpoint_name: str) -> dict[str, Any]:
+    """What identifies the number of its instances to the scaling service."""
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint_name}/variant/{VARIANT}",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+
+
+def wake_alarm_name(endpoint_name: str) -> str:
+    return f"{endpoint_name}-wake"

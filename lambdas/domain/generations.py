@@ -18,11 +18,10 @@ from contracts.generation import (
     GenerationStatus,
     GenerationTimings,
     InferencePayload,
+    PictureFormat,
 )
 
 SLACK_SECONDS = 300
-IMAGE_FORMAT = "png"
-ANSWER_TYPE = f"application/json;{IMAGE_FORMAT}"
 
 
 class GenerationRow(BaseModel):
@@ -52,7 +51,41 @@ class GenerationRow(BaseModel):
         return self.model_copy(update={"status": "expired", "error": error.report})
 
     def payload(self) -> InferencePayload:
-        return InferencePayload.model_validate({**self.request.model_dump(), "version": self.version})
+        drawn = self.request.model_dump(exclude={"format"})
+        return InferencePayload.model_validate({**drawn, "version": self.version})
+
+    def metadata(self, seed: int) -> dict[str, str]:
+        """Of the picture of that seed, in S3. Without the prompt: only 2 KB of ASCII have room."""
+        others = [f"{other.subject}@{other.version}" for other in self.request.mix]
+        scheduler = self.request.scheduler
+        return {
+            "generation": self.id,
+            "seed": str(seed),
+            "subjects": ",".join([f"{self.subject}@{self.version}", *others]),
+            **({"scheduler": scheduler} if scheduler else {}),
+        }
+
+
+def answer_type(form: PictureFormat) -> str:
+    """What the endpoint is to accept."""
+    return f"application/json;{form}"
+
+
+def media_type(form: PictureFormat) -> str:
+    return f"image/{form}"
+
+
+def asks_the_same(repeated: GenerationRequest, first: GenerationRequest) -> bool:
+    """What the repetition leaves open may be what was chosen for the first: seed and versions."""
+    if len(repeated.mix) != len(first.mix):
+        return False
+    mix = [
+        other.model_copy(update={"version": other.version or known.version})
+        for other, known in zip(repeated.mix, first.mix, strict=True)
+    ]
+    seed = first.seed if repeated.seed is None else repeated.seed
+    chosen = {"seed": seed, "version": repeated.version or first.version, "mix": mix}
+    return repeated.model_copy(update=chosen) == first
 
 
 def deadline(created_at: datetime) -> datetime:

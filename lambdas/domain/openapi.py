@@ -7,7 +7,14 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from contracts.errors import ERRORS_BY_CODE, CallerError, ErrorReport
-from contracts.generation import KEEP_GENERATIONS_DAYS, Generation, GenerationRequest
+from contracts.generation import (
+    KEEP_GENERATIONS_DAYS,
+    KEEP_SOURCES_DAYS,
+    MAX_SOURCE_BYTES,
+    Generation,
+    GenerationRequest,
+    PictureSource,
+)
 from contracts.pipeline import Subject
 
 VERSION = "1"
@@ -18,7 +25,7 @@ def document() -> dict[str, Any]:
     """OpenAPI 3.1, served as /v1/openapi.json: the API's address is relative to that."""
     _, schema = models_json_schema(
         [(GenerationRequest, "validation"), (Generation, "serialization"), (Subject, "serialization"),
-         (ErrorReport, "serialization")],
+         (PictureSource, "serialization"), (ErrorReport, "serialization")],
         ref_template=_REFERENCE,
     )  # fmt: skip
     error = {"type": "object", "properties": {"error": _ref(ErrorReport), "correlation_id": {"type": "string"}}}
@@ -31,6 +38,7 @@ def document() -> dict[str, Any]:
         "paths": {
             "/v1/generations": {"post": _draw()},
             "/v1/generations/{id}": {"get": _get("One generation", _ref(Generation), "id")},
+            "/v1/sources": {"post": _offer_source()},
             "/v1/subjects": {"get": _get("Every subject", subjects)},
             "/v1/subjects/{subject}": {"get": _get("One subject and its newest run", _ref(Subject), "subject")},
         },
@@ -78,6 +86,15 @@ def _draw() -> dict[str, Any]:
         ],
         "requestBody": {"required": True, **_answer("What to draw", _ref(GenerationRequest))},
         "responses": {"202": _answer("Accepted", _ref(Generation)), **_errors()},
+    }
+
+
+def _offer_source() -> dict[str, Any]:
+    megabytes = MAX_SOURCE_BYTES // 2**20
+    return {
+        "summary": "Ask where to upload a picture that others start from",
+        "description": f"For the field source_image. At most {megabytes} MiB; kept {KEEP_SOURCES_DAYS} days.",
+        "responses": {"201": _answer("Where to upload", _ref(PictureSource)), **_errors()},
     }
 
 

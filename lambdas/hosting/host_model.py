@@ -1,11 +1,13 @@
 """HostModel: makes the shared endpoint of the base model, or waits for it. Called until it is in service; then the
-subject's alias moves to the new version and its endpoint, in one conditional write."""
+subject's alias moves to the new version and its endpoint, in one conditional write, and the containers are told."""
 
 from __future__ import annotations
 
+from contracts.artifact import PromotedVersion
 from contracts.environment import HostEnvironment
 from contracts.errors import HostingFailed
 from contracts.pipeline import VersionHosted, VersionPublished
+from contracts.storage import promoted_key
 from lambdas.adapters import hosting
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
@@ -15,6 +17,7 @@ from lambdas.domain.endpoints import EndpointPlan
 from lambdas.pipeline.state import state
 
 WAITED_FOR = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+MOST_WRITES = 20  # each failed one is another run's success
 
 
 class HostingRound(VersionPublished):
@@ -26,28 +29,44 @@ class HostingRound(VersionPublished):
 @state(HostingRound)
 def handler(round_: HostingRound) -> VersionHosted:
     env = environment(HostEnvironment)
+    bucket = DataBucket(env.data_bucket)
     subjects = Subjects(env.table_name)
     first_round = round_.endpoint_status is None
     if first_round:
         subjects.enter(round_, "hosting")
-    plan = _plan(env, round_.request.base_model)
+    plan = _plan(env, bucket, round_.request.base_model)
     status = _ensure(plan, first_round)
     if status == "InService":
         hosting.let_it_sleep(plan)
         request = round_.request
-        if not subjects.promote(
+        promoted = subjects.promote(
             round_, round_.version, plan.endpoint_name, request.base_model, request.instance_prompt
-        ):
+        )
+        if promoted is None:
             logger.info("a newer dataset has been promoted meanwhile; this version is kept beside it")
+        else:
+            _tell_containers(bucket, round_.subject, promoted)
     payload = round_.model_dump(exclude={"endpoint_status"})
     return VersionHosted(**payload, endpoint_name=plan.endpoint_name, endpoint_status=status)
 
 
-def _plan(env: HostEnvironment, base_model: str) -> EndpointPlan:
+def _tell_containers(bucket: DataBucket, subject: str, promoted: PromotedVersion) -> None:
+    """They cannot read the table. A run that promoted a newer dataset meanwhile has the last word here too."""
+    key = promoted_key(subject)
+    for _ in range(MOST_WRITES):
+        found = bucket.read_tagged(key)
+        if found and PromotedVersion.model_validate_json(found.content).taken_at > promoted.taken_at:
+            return
+        if bucket.replace(key, promoted.model_dump_json().encode(), found.etag if found else None):
+            return
+    raise HostingFailed(f"{key} could not be written: others write it all the time.")
+
+
+def _plan(env: HostEnvironment, bucket: DataBucket, base_model: str) -> EndpointPlan:
     return EndpointPlan(
         prefix=env.resource_prefix,
         base_model=base_model,
-        base_model_checksum=DataBucket(env.data_bucket).base_model(base_model).checksum,
+        base_model_checksum=bucket.base_model(base_model).checksum,
         bucket=env.data_bucket,
         image=env.inference_image,
         role_arn=env.inference_role_arn,
@@ -55,6 +74,8 @@ def _plan(env: HostEnvironment, base_model: str) -> EndpointPlan:
         max_instances=env.inference_max_instances,
         success_topic_arn=env.inference_success_topic_arn,
         error_topic_arn=env.inference_error_topic_arn,
+        blocked_words=tuple(env.blocked_words),
+        watermark=env.watermark,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from contracts.artifact import BaseModelManifest, VersionManifest
+from contracts.artifact import BaseModelManifest
 from contracts.environment import CheckEnvironment
 from contracts.errors import DreamdropError, ImageTooLarge, InternalError, InvalidPreviousModel, UnreadableImage
 from contracts.pipeline import DatasetChecked, DatasetReport, DatasetTaken, ImageFinding, TakenFile, TakenManifest
@@ -18,7 +18,6 @@ from contracts.storage import (
     report_key,
     snapshot_prefix,
     taken_manifest_key,
-    version_manifest_key,
 )
 from contracts.training import MAX_IMAGE_BYTES, DatasetInfo, TrainingRequest, as_before, settle_hyperparameters
 from lambdas.adapters.configuration import environment
@@ -100,10 +99,9 @@ def _going_on(
     name, _, version = request.continue_from.partition("@")
     found = None if version else subjects.one(name)
     version = version or (found.version if found else None) or ""
-    content = bucket.read(version_manifest_key(name, version)) if version else None
-    if content is None:
+    manifest = bucket.version_manifest(name, version) if version else None
+    if manifest is None:
         raise InvalidPreviousModel(f"continue_from: there is no model {request.continue_from}.")
-    manifest = VersionManifest.model_validate_json(content)
     if manifest.artifact.base_model_checksum != base.checksum:
         raise InvalidPreviousModel(
             f"continue_from: {name} was trained on {manifest.artifact.base_model}, this dataset asks for {base.id}."

@@ -45,7 +45,7 @@ CREDENTIALS = {
 }
 
 
-def make_lora(base: Path, out: Path, *, seed: int, text_encoder: bool = False) -> Path:
+def make_lora(base: Path, out: Path, *, seed: int, text_encoder: bool = False, std: float = 0.5) -> Path:
     """An adapter with random weights, saved as a training saves one."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
     torch.manual_seed(seed)
@@ -57,7 +57,7 @@ def make_lora(base: Path, out: Path, *, seed: int, text_encoder: bool = False) -
         module.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=targets))
         for key, weight in module.named_parameters():
             if "lora_" in key:
-                torch.nn.init.normal_(weight, std=0.5)
+                torch.nn.init.normal_(weight, std=std)
         layers[f"{name}_lora_layers"] = get_peft_model_state_dict(module)
     StableDiffusionPipeline.save_lora_weights(out, safe_serialization=True, **layers)
     return out

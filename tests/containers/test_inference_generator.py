@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, FileEntry
-from contracts.errors import GenerationFailed, HostingFailed, InvalidBaseModel, UnknownSubject
+from contracts.artifact import ARTIFACT, LEARNED_WORDS, LORA_WEIGHTS, FileEntry, PromotedVersion
+from contracts.errors import (
+    DreamdropError,
+    GenerationFailed,
+    HostingFailed,
+    InvalidBaseModel,
+    InvalidRequest,
+    PromptRejected,
+    UnknownSubject,
+)
 from contracts.generation import GenerationDefaults, InferencePayload, Scheduler
-from contracts.storage import MANIFEST
+from contracts.storage import MANIFEST, promoted_key, version_manifest_key
+from inference_container import generator as generator_module
+from inference_container import subject_models
 from inference_container.answers import render
-from inference_container.generator import Drawing, Generator
+from inference_container.generator import Drawing, Generator, Settings
+from inference_container.networks import load_base_model
 from inference_container.payload import Invocation
-from inference_container.pipelines import load_base_model
+from inference_container.prompts import split_weights, tokenise
 from inference_container.schedulers import make_scheduler
 from inference_container.subject_models import MemoryLimits, SubjectModels
 from inference_container.subjects import SubjectStore
@@ -38,9 +53,10 @@ from tests.containers.inference_parts import (
 
 CPU = torch.device("cpu")
 VERSION = "0123456789ab-1"
-ROOMY = MemoryLimits(subjects=8, bytes=10**9)
+ROOMY = MemoryLimits(subjects=8, device_bytes=10**9, memory_bytes=10**9)
 SCHEDULERS = get_args(Scheduler)
 DOG = "a photo of sks dog"
+SOURCE = f"sources/{'a' * 16}/{'b' * 32}"
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +67,13 @@ def s3() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def published(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory, s3: Any) -> dict[str, Path]:
-    """rex and tom: LoRA. mia: LoRA of UNet and text encoder. pip: full."""
+    """rex and tom: LoRA. mia and uma: LoRA of UNet and text encoder. pip: full."""
     root = tmp_path_factory.mktemp("subjects")
     directories = {
         "rex": make_lora(tiny_base_model, root / "rex", seed=1),
         "tom": make_lora(tiny_base_model, root / "tom", seed=2),
-        "mia": make_lora(tiny_base_model, root / "mia", seed=3, text_encoder=True),
+        "mia": make_lora(tiny_base_model, root / "mia", seed=3, text_encoder=True, std=0.2),
+        "uma": make_lora(tiny_base_model, root / "uma", seed=5, text_encoder=True, std=0.2),
         "pip": make_full(tiny_base_model, root / "pip", seed=4),
     }
     for subject, directory in directories.items():
@@ -65,10 +82,10 @@ def published(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory, s
 
 
 def make_generator(
-    base: Path, s3: Any, cache: Path, limits: MemoryLimits = ROOMY, disk_bytes: int = 10**9
+    base: Path, s3: Any, cache: Path, limits: MemoryLimits = ROOMY, disk_bytes: int = 10**9, most_at_once: int = 1
 ) -> Generator:
     store = SubjectStore(s3, BUCKET, cache, disk_bytes)
-    return Generator(SubjectModels(load_base_model(base, CPU), store, limits))
+    return Generator(SubjectModels(load_base_model(base, CPU), store, limits), most_at_once, read_object=store.read)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +99,10 @@ def draw(generator: Generator, **payload: Any) -> Drawing:
     named = {"prompt": DOG, "num_inference_steps": 3, "seed": 7, **payload}
     if "subject" in named:
         named.setdefault("version", VERSION)
-    return generator.draw(InferencePayload(**named))
+    [drawn] = generator.draw([InferencePayload(**named)])
+    if isinstance(drawn, DreamdropError):
+        raise drawn
+    return drawn
 
 
 def picture(generator: Generator, **payload: Any) -> np.ndarray:
@@ -130,13 +150,6 @@ def test_samplers_differ_and_leave_no_trace(generator: Generator) -> None:
     again = {name: picture(generator, scheduler=name, num_inference_steps=4) for name in reversed(SCHEDULERS)}
     assert all(np.array_equal(first[name], again[name]) for name in SCHEDULERS)
     assert len({pixels.tobytes() for pixels in first.values()}) >= 5
-
-
-def test_the_samplers_of_earlier_requests_do_not_shape_later_ones(tiny_base_model: Path) -> None:
-    base = load_base_model(tiny_base_model, CPU)
-    trained_with = base.pipeline.scheduler
-    draw(Generator(SubjectModels(base, None, ROOMY)), scheduler="euler_a")
-    assert base.pipeline.scheduler is trained_with
 
 
 def test_lists_of_prompts_are_drawn_prompt_major(generator: Generator) -> None:
@@ -238,17 +251,290 @@ def test_words_that_do_not_fit_the_text_encoder_are_refused(
     assert np.array_equal(picture(generator), before)
 
 
-def test_a_lora_subject_is_drawn_as_diffusers_draws_it(
+def their_pipeline(base: Path, scheduler: Scheduler, kind: Any = StableDiffusionPipeline) -> Any:
+    pipeline = kind.from_pretrained(base, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler.config)
+    return pipeline
+
+
+def their_picture(pipeline: Any, prompt: str = DOG, **named: Any) -> np.ndarray:
+    generator = torch.Generator("cpu").manual_seed(7)
+    drawn: np.ndarray = pipeline(
+        prompt, **{"num_inference_steps": 3, **named}, generator=generator, output_type="np"
+    ).images[0]
+    return drawn
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """In 255ths."""
+    return float(np.abs(ours - theirs * 255.0).max())
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("subject", ["mia", "pip"])
+def test_a_subject_is_drawn_as_diffusers_draws_it(
+    generator: Generator, tiny_base_model: Path, published: dict[str, Path], subject: str, scheduler: Scheduler
+) -> None:
+    lora = subject == "mia"
+    pipeline = their_pipeline(tiny_base_model if lora else published[subject], scheduler)
+    if lora:
+        pipeline.load_lora_weights(published[subject], weight_name=LORA_WEIGHTS)
+    theirs = their_picture(pipeline)
+    assert difference(picture(generator, subject=subject, scheduler=scheduler), theirs) <= 2
+    assert difference(picture(generator, scheduler=scheduler), theirs) > 10
+
+
+def test_lora_subjects_are_mixed_and_scaled_as_diffusers_does_it(
     generator: Generator, tiny_base_model: Path, published: dict[str, Path]
 ) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(tiny_base_model, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.load_lora_weights(published["mia"], weight_name=LORA_WEIGHTS)
-    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
-    theirs = pipeline(
-        DOG, num_inference_steps=3, generator=torch.Generator("cpu").manual_seed(7), output_type="np"
-    ).images[0]
-    assert np.abs(picture(generator, subject="mia", scheduler="ddim") / 255 - theirs).max() <= 2 / 255
+    pipeline = their_pipeline(tiny_base_model, "ddim")
+    for name in ("mia", "uma"):
+        pipeline.load_lora_weights(published[name], weight_name=LORA_WEIGHTS, adapter_name=name)
+    pipeline.set_adapters(["mia", "uma"], [0.7, 0.4])
+    mixed = {"lora_scale": 0.7, "mix": [{"subject": "uma", "version": VERSION, "lora_scale": 0.4}]}
+    ours = picture(generator, subject="mia", scheduler="ddim", **mixed)
+    assert difference(ours, their_picture(pipeline)) <= 2
+    pipeline.set_adapters(["mia"], [0.3])
+    scaled = picture(generator, subject="mia", scheduler="ddim", lora_scale=0.3)
+    assert difference(scaled, their_picture(pipeline)) <= 2
+    without = picture(generator, subject="mia", scheduler="ddim", lora_scale=0)
+    assert np.array_equal(without, picture(generator, scheduler="ddim"))
+    assert np.array_equal(ours, picture(generator, subject="mia", scheduler="ddim", **mixed))
+
+
+def test_a_full_subject_is_neither_mixed_nor_scaled(generator: Generator) -> None:
+    for change in ({"subject": "pip", "mix": [{"subject": "rex"}]}, {"subject": "rex", "mix": [{"subject": "pip"}]}):
+        change["mix"][0]["version"] = VERSION  # type: ignore[index]
+        with pytest.raises(InvalidRequest, match="mix"):
+            draw(generator, **change)
+    with pytest.raises(InvalidRequest, match="lora_scale"):
+        draw(generator, subject="pip", lora_scale=0.5)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_source_picture_is_redrawn_as_diffusers_redraws_it(
+    generator: Generator, tiny_base_model: Path, s3: Any, scheduler: Scheduler
+) -> None:
+    pixels = np.random.default_rng(3).integers(0, 255, (64, 64, 3), np.uint8)
+    source = Image.fromarray(pixels).resize((16, 16)).resize((64, 64))
+    put_source(s3, source)
+    pipeline = their_pipeline(tiny_base_model, scheduler, StableDiffusionImg2ImgPipeline)
+    asked = {"num_inference_steps": 6, "strength": 0.5}
+    theirs = their_picture(pipeline, image=source, **asked)
+    ours = picture(generator, source_image=SOURCE, scheduler=scheduler, **asked)
+    assert difference(ours, theirs) <= 2
+    assert not np.array_equal(ours, picture(generator, source_image=SOURCE, scheduler=scheduler, strength=1.0))
+
+
+def put_source(s3: Any, source: Image.Image, form: str = "png", **options: Any) -> None:
+    buffer = io.BytesIO()
+    source.save(buffer, form, **options)
+    s3.put_object(Bucket=BUCKET, Key=SOURCE, Body=buffer.getvalue())
+
+
+def test_a_source_of_any_size_keeps_its_proportions_unless_told_otherwise(generator: Generator, s3: Any) -> None:
+    sideways = Image.Exif()
+    sideways[0x0112] = 6  # a quarter turn
+    put_source(s3, Image.new("RGB", (400, 200), "red"), "jpeg", exif=sideways)
+    assert picture(generator, source_image=SOURCE).shape == (128, 64, 3)
+    assert picture(generator, source_image=SOURCE, width=80, height=40).shape == (40, 80, 3)
+    put_source(s3, Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "webp")
+    assert picture(generator, source_image=SOURCE).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("content", [b"no picture", b"", b"\x89PNG\r\n\x1a\n" + b"0" * 50, b"GIF89a" + b"0" * 50])
+def test_a_source_that_is_no_picture_is_the_callers_fault(generator: Generator, s3: Any, content: bytes) -> None:
+    s3.put_object(Bucket=BUCKET, Key=SOURCE, Body=content)
+    with pytest.raises(InvalidRequest, match="source_image"):
+        draw(generator, source_image=SOURCE)
+    s3.delete_object(Bucket=BUCKET, Key=SOURCE)
+    with pytest.raises(InvalidRequest, match="no such picture"):
+        draw(generator, source_image=SOURCE)
+
+
+def test_an_upscaled_picture_is_the_same_picture_larger() -> None:
+    toyworld = Path(__file__).parents[2] / "toyworld" / "base_model"
+    generator = Generator(SubjectModels(load_base_model(toyworld, CPU), None, ROOMY), 1)
+    asked = {"prompt": "a photo of a red ball on the beach", "num_inference_steps": 10}
+    small, large = picture(generator, **asked), picture(generator, upscale=2, **asked)
+    assert large.shape == (128, 128, 3)
+    again = np.asarray(Image.fromarray(large).resize((64, 64)), np.float64)
+    assert np.corrcoef(again.ravel(), small.ravel())[0, 1] > 0.9
+    enlarged_alone = np.asarray(Image.fromarray(small).resize((128, 128), Image.Resampling.LANCZOS))
+    assert not np.array_equal(large, enlarged_alone)
+
+
+def test_long_prompts_are_read_to_their_end(generator: Generator) -> None:
+    start = ", ".join(f"a red ball number {number}" for number in range(30))
+    assert len(tokenise(generator._models._base.networks.tokenizer, start).ids) > 2
+    assert not np.array_equal(picture(generator, prompt=start), picture(generator, prompt=f"{start}, on a beach"))
+    assert not np.array_equal(picture(generator, prompt=DOG, negative_prompt=start), picture(generator, prompt=DOG))
+
+
+def test_parts_of_a_prompt_weigh_what_is_asked(generator: Generator) -> None:
+    plain = picture(generator, prompt="a dog with a red scarf")
+    assert np.array_equal(plain, picture(generator, prompt="a dog with a (red scarf:1.0)"))
+    heavy = picture(generator, prompt="a dog with a (red scarf:1.6)")
+    light = picture(generator, prompt="a dog with a (red scarf:.4)")
+    assert len({pixels.tobytes() for pixels in (plain, heavy, light)}) == 3
+    assert split_weights("a (small) dog (c:") == [("a (small) dog (c:", 1.0)]
+    assert split_weights("(a:2)(b:9)") == [("a", 2.0), ("b", 4.0)]
+    assert split_weights("") == [("", 1.0)]
+
+
+def batch(generator: Generator, *changes: dict[str, Any]) -> list[Any]:
+    common = {"prompt": DOG, "num_inference_steps": 3, "subject": "rex", "version": VERSION}
+    return generator.draw([InferencePayload.model_validate({**common, **change}) for change in changes])
+
+
+def test_requests_drawn_together_get_the_pictures_that_each_would_get_alone(
+    generator: Generator, tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path
+) -> None:
+    long = "a very long story about a dog, " * 12
+    changes: list[dict[str, Any]] = [
+        {"seed": 1, "num_images_per_prompt": 3},
+        {"seed": 2, "prompt": long},
+        {"seed": 3, "guidance_scale": 3.0, "negative_prompt": "blue"},
+        {"seed": 4, "guidance_scale": 12.0},
+    ]
+    alone = [batch(generator, change)[0].pictures for change in changes]
+    together = batch(generator, *changes)
+    assert all(
+        np.array_equal(one, other)
+        for drawn, pictures in zip(together, alone, strict=True)
+        for one, other in zip(drawn.pictures, pictures, strict=True)
+    )
+    in_one_pass = make_generator(tiny_base_model, s3, tmp_path, most_at_once=8)
+    for scheduler in ("ddim", "euler_a"):
+        named = [{**change, "scheduler": scheduler} for change in changes]
+        expected = [batch(generator, change)[0].pictures for change in named]
+        for drawn, pictures in zip(batch(in_one_pass, *named), expected, strict=True):
+            for one, other in zip(drawn.pictures, pictures, strict=True):
+                assert np.abs(one.astype(int) - other.astype(int)).max() <= 2
+
+
+def test_out_of_memory_halves_the_number_at_once_and_carries_on(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    real = generator_module._draw_part
+
+    def narrow(part: Any, *rest: Any) -> Any:
+        passes.append(len(part))
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(part, *rest)
+
+    monkeypatch.setattr(generator_module, "_draw_part", narrow)
+    wide = make_generator(tiny_base_model, s3, tmp_path, most_at_once=8)
+    [drawn] = batch(wide, {"num_images_per_prompt": 7, "seed": 1})
+    assert (len(drawn.pictures), passes) == (7, [7, 3, 1, 1, 1, 1, 1, 1, 1])
+
+    def impossible(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generator_module, "_draw_part", impossible)
+    assert [answer.code for answer in batch(wide, {}, {})] == ["out_of_memory"] * 2
+    monkeypatch.setattr(generator_module, "_draw_part", real)
+    assert len(batch(wide, {})[0].pictures) == 1
+
+
+def test_one_bad_request_of_a_batch_fails_alone(generator: Generator, s3: Any) -> None:
+    put_source(s3, Image.new("RGB", (64, 64), "red"))
+    missing = SOURCE[:-1] + "0"
+    good, bad = batch(
+        generator,
+        {"source_image": SOURCE, "width": 64, "height": 64},
+        {"source_image": missing, "width": 64, "height": 64},
+    )
+    assert len(good.pictures) == 1
+    assert bad.code == "invalid_request"
+
+
+def test_the_promoted_version_is_drawn_when_none_is_named_and_a_new_one_at_once(
+    generator: Generator, tiny_base_model: Path, published: dict[str, Path], s3: Any
+) -> None:
+    other = "ba9876543210-2"
+    publish(s3, version_manifest(tiny_base_model, "rex", other, describe_files(published["tom"])), published["tom"])
+    for version, looks_like in ((VERSION, "rex"), (other, "tom"), (VERSION, "rex")):
+        promoted = PromotedVersion(version=version, taken_at=datetime(2026, 1, 1, tzinfo=UTC))
+        s3.put_object(Bucket=BUCKET, Key=promoted_key("rex"), Body=promoted.model_dump_json().encode())
+        drawn = draw(generator, subject="rex", version=None)
+        assert np.array_equal(drawn.pictures[0], picture(generator, subject=looks_like))
+        assert drawn.origins[0]["subjects"] == [f"rex@{version}"]
+    with pytest.raises(UnknownSubject, match="tom"):
+        draw(generator, subject="tom", version=None)
+
+
+def test_a_deleted_subject_leaves_memory_and_disk(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = make_generator(tiny_base_model, s3, tmp_path)
+    for name in ("ann", "ben"):
+        publish(
+            s3, version_manifest(tiny_base_model, name, VERSION, describe_files(published["rex"])), published["rex"]
+        )
+        draw(generator, subject=name)
+    for name in ("ann", "ben"):
+        s3.delete_object(Bucket=BUCKET, Key=version_manifest_key(name, VERSION))
+    monkeypatch.setattr(subject_models, "SECONDS_BETWEEN_CHECKS", 0.0)
+    with pytest.raises(UnknownSubject, match="ann"):
+        draw(generator, subject="ann")
+    assert [path.name for path in tmp_path.iterdir()] == [f"ben_{VERSION}"]
+    draw(generator, subject="rex")
+    generator.drop_deleted()
+    assert [path.name for path in tmp_path.iterdir()] == [f"rex_{VERSION}"]
+    assert draw(generator, subject="rex").load_ms == 0
+    with pytest.raises(UnknownSubject, match="ben"):
+        draw(generator, subject="ben")
+
+
+@pytest.mark.parametrize("subject", ["mia", "pip"])
+def test_a_dedicated_container_draws_its_only_subject(
+    generator: Generator, tiny_base_model: Path, published: dict[str, Path], tmp_path: Path, subject: str
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(published[subject], own)
+    artifact = version_manifest(tiny_base_model, subject, VERSION, describe_files(published[subject])).artifact
+    (own / ARTIFACT).write_text(artifact.model_dump_json())
+    base = load_base_model(tiny_base_model, CPU)
+    dedicated = Generator(SubjectModels(base, None, ROOMY, own), 1)
+    assert np.array_equal(picture(dedicated), picture(generator, subject=subject))
+    weights = next(own.rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(HostingFailed, match=weights.name):
+        SubjectModels(base, None, ROOMY, own)
+
+
+def test_a_blocked_prompt_is_refused_and_a_watermark_is_drawn_where_they_are_set(
+    generator: Generator, tiny_base_model: Path
+) -> None:
+    models = SubjectModels(load_base_model(tiny_base_model, CPU), None, ROOMY)
+    strict = Generator(models, 1, Settings(blocked_words=("wicked wolf",), watermark="AI"))
+    asked = {"num_inference_steps": 3, "seed": 7}
+    payloads = [InferencePayload.model_validate({"prompt": text, **asked}) for text in ("a WICKED  wolf", DOG)]
+    refused, drawn = strict.draw(payloads)
+    assert isinstance(refused, PromptRejected)
+    assert isinstance(drawn, Drawing)
+    plain = picture(generator)
+    assert np.array_equal(plain[:32], drawn.pictures[0][:32])
+    assert not np.array_equal(plain[32:], drawn.pictures[0][32:])
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_a_file_tells_how_its_picture_came_about(generator: Generator, form: Any) -> None:
+    drawn = draw(generator, subject="rex", prompt="ein Hündchen", scheduler="ddim")
+    payload = InferencePayload(prompt="ein Hündchen")
+    answer = json.loads(render(Invocation(payload=payload, plain_text=False, form=form), drawn))
+    file = Image.open(io.BytesIO(base64.b64decode(answer["generated_images"][0])))
+    assert file.format == form.upper()
+    told = file.text["Description"] if form == "png" else file.getexif()[0x010E]  # type: ignore[attr-defined]
+    origin = json.loads(told)
+    assert origin["prompt"] == "ein Hündchen"
+    assert (origin["seed"], origin["subjects"], origin["scheduler"]) == (7, [f"rex@{VERSION}"], "ddim")
+    exact = np.array_equal(np.asarray(file.convert("RGB")), drawn.pictures[0])
+    assert exact or form == "jpeg"
 
 
 def test_a_subject_is_loaded_once_and_then_warm(
@@ -262,7 +548,9 @@ def test_a_subject_is_loaded_once_and_then_warm(
 def test_memory_keeps_the_latest_subjects_and_evicts_the_oldest(
     tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path
 ) -> None:
-    generator = make_generator(tiny_base_model, s3, tmp_path, MemoryLimits(subjects=2, bytes=10**9))
+    generator = make_generator(
+        tiny_base_model, s3, tmp_path, MemoryLimits(subjects=2, device_bytes=10**9, memory_bytes=10**9)
+    )
     base = picture(generator)
     loads = [draw(generator, subject=name).load_ms > 0 for name in ["rex", "pip", "rex", "mia", "rex", "pip"]]
     assert loads == [True, True, False, True, False, True]
@@ -272,7 +560,7 @@ def test_memory_keeps_the_latest_subjects_and_evicts_the_oldest(
 def test_a_small_memory_budget_still_serves_every_subject_one_at_a_time(
     tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path
 ) -> None:
-    generator = make_generator(tiny_base_model, s3, tmp_path, MemoryLimits(subjects=8, bytes=1))
+    generator = make_generator(tiny_base_model, s3, tmp_path, MemoryLimits(subjects=8, device_bytes=1, memory_bytes=1))
     assert [draw(generator, subject=name).load_ms > 0 for name in ["rex", "tom", "rex"]] == [True, True, True]
 
 
@@ -280,7 +568,9 @@ def test_the_disk_keeps_no_more_than_its_budget(
     tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path
 ) -> None:
     size = (published["rex"] / LORA_WEIGHTS).stat().st_size
-    generator = make_generator(tiny_base_model, s3, tmp_path, MemoryLimits(subjects=1, bytes=1), disk_bytes=2 * size)
+    generator = make_generator(
+        tiny_base_model, s3, tmp_path, MemoryLimits(subjects=1, device_bytes=1, memory_bytes=1), disk_bytes=2 * size
+    )
     for name in ["rex", "tom", "rex", "mia"]:
         draw(generator, subject=name)
     assert [path.name for path in tmp_path.iterdir()] == [f"mia_{VERSION}"]
@@ -387,8 +677,8 @@ def test_what_a_request_leaves_open_is_drawn_as_the_base_model_likes_it(tiny_bas
     base = load_base_model(tiny_base_model, CPU)
     liked = GenerationDefaults(num_inference_steps=4, guidance_scale=3.0, scheduler="euler")
     manifest = base.manifest.model_copy(update={"generation_defaults": liked})
-    plain = Generator(SubjectModels(base, None, ROOMY))
-    own = Generator(SubjectModels(dataclasses.replace(base, manifest=manifest), None, ROOMY))
+    plain = Generator(SubjectModels(base, None, ROOMY), 1)
+    own = Generator(SubjectModels(dataclasses.replace(base, manifest=manifest), None, ROOMY), 1)
     left_open = {"num_inference_steps": None}
     assert np.array_equal(picture(own, **left_open), picture(plain, **liked.model_dump()))
     for asked in ({"num_inference_steps": 2}, {"guidance_scale": 1.0}, {"scheduler": "ddim"}):
@@ -400,13 +690,13 @@ def test_what_a_request_leaves_open_is_drawn_as_the_base_model_likes_it(tiny_bas
 def test_a_picture_of_nans_is_reported_and_not_sent_as_black(tiny_base_model: Path) -> None:
     base = load_base_model(tiny_base_model, CPU)
     with torch.no_grad():
-        next(base.pipeline.vae.decoder.parameters()).fill_(float("nan"))
+        next(base.networks.vae.decoder.parameters()).fill_(float("nan"))
     with pytest.raises(GenerationFailed, match="not-a-number"):
-        draw(Generator(SubjectModels(base, None, ROOMY)))
+        draw(Generator(SubjectModels(base, None, ROOMY), 1))
 
 
 def test_without_a_bucket_only_the_base_model_is_served(tiny_base_model: Path) -> None:
-    generator = Generator(SubjectModels(load_base_model(tiny_base_model, CPU), None, ROOMY))
+    generator = Generator(SubjectModels(load_base_model(tiny_base_model, CPU), None, ROOMY), 1)
     assert picture(generator).shape == (64, 64, 3)
     with pytest.raises(HostingFailed, match="DATA_BUCKET"):
         draw(generator, subject="rex")
@@ -414,7 +704,7 @@ def test_without_a_bucket_only_the_base_model_is_served(tiny_base_model: Path) -
 
 def test_rgb_answers_are_nested_integers_under_jumpstarts_keys() -> None:
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    drawing = Drawing([pixels, pixels], [1, 2], load_ms=0, compute_ms=1)
+    drawing = Drawing([pixels, pixels], [1, 2], [{}, {}], load_ms=0, compute_ms=1)
     prompts = ["a", "b"]
     invocation = Invocation(payload=InferencePayload(prompt=prompts), plain_text=False, form="rgb")
     assert json.loads(render(invocation, drawing)) == {"generated_images": [pixels.tolist()] * 2, "prompt": prompts}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -55,11 +56,11 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """One server for the whole file, with the LoRA subjects rex and bad (damaged) in its bucket."""
+    """One server for the whole file, with the LoRA subjects rex, cold and bad (damaged) in its bucket."""
     root = tmp_path_factory.mktemp("serving")
     with s3_server() as (endpoint, s3):
         rex = make_lora(tiny_base_model, root / "rex", seed=1)
-        for subject in ("rex", "bad"):
+        for subject in ("rex", "cold", "bad"):
             manifest = version_manifest(tiny_base_model, subject, VERSION, describe_files(rex))
             publish(s3, manifest, rex)
         s3.put_object(Bucket=BUCKET, Key=manifest.prefix + LORA_WEIGHTS, Body=b"damaged")
@@ -272,6 +273,57 @@ def test_ping_is_answered_at_once_while_pictures_are_made(server: RunningServer)
     assert max(latencies) < 2
 
 
+def test_requests_for_one_cold_subject_load_it_once(server: RunningServer) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(server.draw, prompt="a dog", subject="cold", version=VERSION, seed=1) for _ in range(4)]
+        answers = [one.result(60).json() for one in asked]
+    assert len({answer["generated_images"][0] for answer in answers}) == 1
+    assert server.log.read_text().count("loaded cold") == 1
+
+
+def bad_bodies(count: int, chance: random.Random) -> Iterator[bytes]:
+    """Each is wrong in some way: cut off, garbled, of a wrong type, out of range, with strange fields."""
+    wrong: list[Any] = [None, [], {}, "", -1, 0, 10**30, 1.5, "x" * 5000, [[1]], {"a": 1}, True, "\x00", float("nan")]
+    wrong_of: dict[str, list[Any]] = {
+        "prompt": [None, [], {}, "", 7, [""], [None], True, "x" * 5000],
+        "negative_prompt": [[], {}, 7, True, ["a"], "x" * 5000],
+        **{field: [w for w in wrong if w is not None] for field in ("width", "height", "num_images_per_prompt")},
+        **{field: [[], {}, "", -1, 10**30, "x", "\x00"] for field in ("num_inference_steps", "guidance_scale", "seed")},
+        **{field: [[], {}, 7, True, "", "..", "\x00"] for field in ("scheduler", "subject", "version", "source_image")},
+        **{field: [[], {}, "", -1, 10**30, "x", None] for field in ("lora_scale", "upscale")},
+        "mix": [7, {}, "rex", [{}], [{"subject": ".."}], [[1]], None],
+        "strength": [[], {}, "", -1, 0.5, 10**30, "x"],
+    }
+    for number in range(count):
+        kind = number % 4
+        field = chance.choice(list(wrong_of))
+        document = json.dumps({"prompt": "a dog", "width": 64, field: chance.choice(wrong_of[field])}).encode()
+        if kind == 0:
+            yield document
+        elif kind == 1:
+            yield document[: chance.randrange(1, len(document))]
+        elif kind == 2:
+            yield json.dumps({"prompt": "a dog", chance.choice("abcdefg\u00e9 ") * 3: chance.choice(wrong)}).encode()
+        else:
+            garbled = bytearray(document)
+            garbled[chance.randrange(len(garbled))] = chance.choice(b'{}[]":,\x00\xff\x80')
+            yield b"{" + bytes(garbled)
+
+
+def test_ten_thousand_bad_bodies_are_each_the_callers_fault(server: RunningServer) -> None:
+    worker = server.worker_pid() if Path("/proc/self/task").exists() else None
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for body in bad_bodies(10_000, random.Random(5)):
+        connection.request("POST", "/invocations", body, server.headers)
+        response = connection.getresponse()
+        answer = response.read()
+        assert 400 <= response.status < 500, body
+        assert ErrorReport.model_validate_json(answer).cause, body
+    connection.close()
+    assert server.draw(prompt="a dog").status == 200
+    assert worker is None or server.worker_pid() == worker
+
+
 @linux_only
 def test_a_killed_worker_fails_its_request_only_and_ping_says_503_until_the_next_is_ready(
     server: RunningServer,
@@ -298,7 +350,7 @@ def test_a_picture_that_takes_too_long_is_given_up_and_the_worker_replaced(
         wait_until(lambda: worker.ready, 30)
         invocation = Invocation(payload=InferencePayload(**LONG), plain_text=False, form="png")
         with pytest.raises(GenerationFailed, match="took longer"):
-            worker.ask({"invocation": invocation.model_dump(mode="json")})
+            worker.ask([invocation])
         assert not worker.ready
         wait_until(lambda: worker.ready, 30)
     finally:

@@ -17,8 +17,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from PIL import Image
 
-from contracts.errors import DreamdropError, UnknownGeneration, UnknownSubject
-from contracts.generation import GenerationRequest
+from contracts.errors import DreamdropError, InvalidRequest, UnknownGeneration, UnknownSubject
+from contracts.generation import GenerationRequest, MixedSubject
+from contracts.storage import image_key, source_prefix
 from tests.e2e.conftest import PROJECT, Cloud, dataset_info, photo, until
 
 pytestmark = pytest.mark.e2e
@@ -76,6 +77,40 @@ def test_unknown_ids_are_not_found(cloud: Cloud) -> None:
         cloud.client.generation("0" * 32)
     with pytest.raises(UnknownSubject):
         cloud.client.subject("nobody")
+
+
+def test_a_picture_starts_from_an_uploaded_one_and_mixes_two_subjects(
+    cloud: Cloud, subject: str, tmp_path: Path
+) -> None:
+    cloud.drop("bowl", {"a.png": photo(2), "dataset_info.json": dataset_info(4)})
+    versions = {subject: cloud.client.subject(subject).version, "bowl": None}
+    versions["bowl"] = cloud.client.wait_until_ready("bowl", poll_seconds=0.1).version
+    sketch = tmp_path / "sketch.png"
+    sketch.write_bytes(photo(3, size=200))
+    request = GenerationRequest(
+        subject=subject,
+        prompt="p",
+        num_inference_steps=2,
+        mix=[MixedSubject(subject="bowl", lora_scale=0.5)],
+        source_image=cloud.client.upload_source(sketch),
+        strength=0.6,
+        upscale=2,
+        format="webp",
+    )
+    drawn = cloud.client.wait_for_generation(cloud.client.generate(request).id, poll_seconds=0.2)
+    [path] = cloud.client.save_images(drawn, tmp_path)
+    with Image.open(path) as picture:
+        assert (path.suffix, picture.format, picture.size) == (".webp", "WEBP", (128, 128))
+    assert {drawn.subject: drawn.version, "bowl": drawn.request.mix[0].version} == versions
+    key = image_key(drawn.id, 0, "webp")
+    metadata = cloud.s3.head_object(Bucket=cloud.deployment.data_bucket, Key=key)["Metadata"]
+    assert metadata["subjects"] == f"{subject}@{versions[subject]},bowl@{versions['bowl']}"
+
+
+def test_another_owners_source_picture_does_not_exist(cloud: Cloud, subject: str) -> None:
+    request = GenerationRequest(subject=subject, prompt="p", source_image=source_prefix("somebody") + "0" * 32)
+    with pytest.raises(InvalidRequest, match="source_image"):
+        cloud.client.generate(request)
 
 
 @pytest.mark.parametrize("tool", ["generate.py", "generate.sh"])

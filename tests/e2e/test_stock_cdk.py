@@ -7,14 +7,20 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
+from contracts.environment import HostEnvironment
 from dreamdrop.local import process, synth
 from dreamdrop.up import free_port
+from lambdas.domain.endpoints import EndpointPlan
 from tests.e2e.conftest import CDK_OUT, PROJECT
 
 pytestmark = pytest.mark.npm
+
+HOST_MODEL = "lambdas.hosting.host_model.handler"
 
 
 @pytest.fixture(scope="module")
@@ -47,4 +53,43 @@ def test_bootstrap_deploy_again_and_destroy(empty_account: dict[str, str], tmp_p
     assert {"DataBucketName", "TableName"} <= made["dreamdrop-data"].keys()
     assert {"ApiUrl", "StateMachineArn", "SubjectTopicArn"} <= made["dreamdrop-service"].keys()
     assert "no changes" in cdk("deploy", "--all", "--require-approval", "never")
+    clients = {service: boto3.client(service, **client_options(empty_account)) for service in ("lambda", "sagemaker")}
+    make_endpoint(clients)
     cdk("destroy", "--all", "--force")
+    sagemaker = clients["sagemaker"]
+    assert sagemaker.list_endpoints()["Endpoints"] == []
+    assert sagemaker.list_endpoint_configs()["EndpointConfigs"] == []
+    assert sagemaker.list_models()["Models"] == []
+
+
+def client_options(account: dict[str, str]) -> dict[str, str]:
+    return {
+        "endpoint_url": account["AWS_ENDPOINT_URL"],
+        "region_name": account["AWS_REGION"],
+        "aws_access_key_id": account["AWS_ACCESS_KEY_ID"],
+        "aws_secret_access_key": account["AWS_SECRET_ACCESS_KEY"],
+    }
+
+
+def make_endpoint(clients: dict[str, Any]) -> None:
+    """As the state machine makes one at run time; its model does not exist, so that it fails to come up."""
+    functions = clients["lambda"].list_functions()["Functions"]
+    [variables] = [function["Environment"]["Variables"] for function in functions if function["Handler"] == HOST_MODEL]
+    host = HostEnvironment.from_variables(variables)
+    plan = EndpointPlan(
+        prefix=host.resource_prefix,
+        base_model="none",
+        base_model_checksum="0" * 64,
+        bucket=host.data_bucket,
+        image=host.inference_image,
+        role_arn=host.inference_role_arn,
+        instance_type=host.inference_instance_type,
+        max_instances=host.inference_max_instances,
+        success_topic_arn=host.inference_success_topic_arn,
+        error_topic_arn=host.inference_error_topic_arn,
+    )
+    sagemaker = clients["sagemaker"]
+    sagemaker.create_model(**plan.model())
+    sagemaker.create_endpoint_config(**plan.config())
+    sagemaker.create_endpoint(**plan.endpoint())
+    assert [found["EndpointName"] for found in sagemaker.list_endpoints()["Endpoints"]] == [plan.endpoint_name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ def _synthesize(environment: str, folder: Path) -> Synthesis:
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
     return _synthesize("local", tmp_path_factory.mktemp("local"))
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
+    """With the settings that are off by default."""
+    from infra import settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        changed = replace(settings.LOCAL, blocked_words=("red scarf", "hat"), watermark="made, by us")
+        patch.setitem(settings.ENVIRONMENTS, "local", changed)
+        return _synthesize("local", tmp_path_factory.mktemp("guarded"))
 
 
 @pytest.fixture(scope="session")

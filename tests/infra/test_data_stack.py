@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contracts.generation import KEEP_GENERATIONS_DAYS
+from contracts.generation import KEEP_GENERATIONS_DAYS, KEEP_SOURCES_DAYS
 from tests.infra.synthesis import Synthesis
 
 BUCKET = "DataBucketE3889A50"
@@ -35,10 +35,20 @@ def test_the_bucket_is_private_and_tells_eventbridge(production: Synthesis) -> N
     assert bucket["NotificationConfiguration"] == {"EventBridgeConfiguration": {"EventBridgeEnabled": True}}
 
 
-def test_answers_pictures_and_checkpoints_expire_and_models_do_not(production: Synthesis) -> None:
+def test_a_browser_may_only_put_what_the_api_has_signed(production: Synthesis) -> None:
+    [rule] = production.data["Resources"][BUCKET]["Properties"]["CorsConfiguration"]["CorsRules"]
+    assert rule == {"AllowedMethods": ["PUT"], "AllowedOrigins": ["*"], "AllowedHeaders": ["content-type"]}
+
+
+def test_answers_pictures_sources_and_checkpoints_expire_and_models_do_not(production: Synthesis) -> None:
     rules = production.data["Resources"][BUCKET]["Properties"]["LifecycleConfiguration"]["Rules"]
     expiring = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule}
-    assert expiring == {"inference/": KEEP_GENERATIONS_DAYS, "generations/": KEEP_GENERATIONS_DAYS, "checkpoints/": 30}
+    assert expiring == {
+        "inference/": KEEP_GENERATIONS_DAYS,
+        "generations/": KEEP_GENERATIONS_DAYS,
+        "sources/": KEEP_SOURCES_DAYS,
+        "checkpoints/": 30,
+    }
     assert any("AbortIncompleteMultipartUpload" in rule for rule in rules)
 
 

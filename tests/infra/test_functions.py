@@ -16,6 +16,7 @@ ENVIRONMENTS: dict[str, type[StoreEnvironment]] = {
     "lambdas.pipeline.judge_model.handler": environment.StoreEnvironment,
     "lambdas.pipeline.publish_model.handler": environment.StoreEnvironment,
     "lambdas.hosting.host_model.handler": environment.HostEnvironment,
+    "lambdas.hosting.remove_endpoints.handler": environment.RemovalEnvironment,
     "lambdas.pipeline.tell_ready.handler": environment.TellEnvironment,
     "lambdas.pipeline.recover.handler": environment.PlanEnvironment,
     "lambdas.pipeline.tell_failed.handler": environment.TellEnvironment,
@@ -40,7 +41,7 @@ def test_the_variables_of_each_function_are_exactly_those_of_its_model(productio
         model, declared = ENVIRONMENTS[handler], variables(function)
         model.from_variables(declared)
         ours = {name.lower() for name in declared if not name.startswith("POWERTOOLS_")}
-        assert ours == set(model.model_fields), handler
+        assert ours == {name for name, field in model.model_fields.items() if field.is_required()}, handler
 
 
 def test_ladder_limit_and_budget_survive_the_way_through_the_variables(production: Synthesis) -> None:
@@ -49,6 +50,14 @@ def test_ladder_limit_and_budget_survive_the_way_through_the_variables(productio
     assert planned.training_instance_types == ["ml.g5.xlarge", "ml.g5.2xlarge", "ml.g4dn.xlarge", "ml.g6.xlarge"]
     assert planned.training_max_seconds == PRODUCTION.training_max_seconds
     assert planned.training_budget_dollars == PRODUCTION.training_budget_dollars
+
+
+def test_blocked_words_and_watermark_survive_the_way_through_the_variables(guarded: Synthesis) -> None:
+    functions = guarded.functions()
+    api = environment.ApiEnvironment.from_variables(variables(functions["lambdas.api.app.handler"]))
+    host = environment.HostEnvironment.from_variables(variables(functions["lambdas.hosting.host_model.handler"]))
+    assert api.blocked_words == host.blocked_words == ["red scarf", "hat"]
+    assert host.watermark == "made, by us"
 
 
 def test_every_function_is_made_the_one_way(production: Synthesis) -> None:

@@ -6,6 +6,8 @@ import json
 import re
 from typing import Any
 
+import pytest
+
 from tests.infra.synthesis import Resource, Synthesis, listed, statements
 
 # Actions that know no resource, or whose resource has no name yet.
@@ -19,6 +21,10 @@ WITHOUT_RESOURCE = {
     "application-autoscaling:DescribeScalableTargets",
     "application-autoscaling:DescribeScalingPolicies",
     "application-autoscaling:RegisterScalableTarget",
+    "application-autoscaling:DeregisterScalableTarget",
+    "sagemaker:ListModels",
+    "sagemaker:ListEndpoints",
+    "sagemaker:ListTrainingJobs",
     "application-autoscaling:PutScalingPolicy",
     # log delivery of a state machine: https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
     "logs:CreateLogDelivery",
@@ -37,8 +43,17 @@ WRITES = {
     "TrainingCheckDataset": {"snapshots/*", "reports/*"},
     "TrainingRole": {"models/*", "checkpoints/*"},
     "TrainingPublishModel": {"models/*/manifest.json", "class-images/*"},
+    "HostingHostModel": {"models/*/promoted.json"},
     "HostingRole": {"inference/output/*", "inference/failure/*"},
     "HostingRecordGeneration": {"generations/*"},
+    "ApiFunction": {"sources/*"},
+}
+
+# The same for what three of them may read: the rest of the bucket is none of their business.
+READS = {
+    "HostingHostModel": {"base-models/*/manifest.json", "models/*/promoted.json"},
+    "HostingRole": {"base-models/*", "models/*", "sources/*"},
+    "ApiFunction": {"generations/*", "checkpoints/*/progress.json", "models/*/manifest.json"},
 }
 
 
@@ -60,7 +75,7 @@ def test_no_policy_allows_a_family_of_actions(production: Synthesis) -> None:
 
 def test_no_role_has_a_managed_policy(production: Synthesis) -> None:
     roles = production.properties("AWS::IAM::Role")
-    assert len(roles) == 15  # 12 functions, the state machine, and SageMaker's two
+    assert len(roles) == 16  # 13 functions, the state machine, and SageMaker's two
     assert [name for name, role in roles.items() if role.get("ManagedPolicyArns")] == []
 
 
@@ -84,7 +99,8 @@ def test_roles_are_passed_to_sagemaker_only_and_by_two_principals(production: Sy
 
 def test_sagemaker_is_touched_only_below_the_prefix(production: Synthesis) -> None:
     for name, one in allowances(production):
-        if any(action.startswith("sagemaker:") for action in listed(one["Action"])):
+        actions = set(listed(one["Action"])) - WITHOUT_RESOURCE
+        if any(action.startswith("sagemaker:") for action in actions):
             for resource in listed(one["Resource"]):
                 assert re.search(r":(model|endpoint|endpoint-config|training-job)/dreamdrop-\*", text(resource)), name
 
@@ -99,14 +115,28 @@ def test_the_state_machine_may_run_and_stop_training_jobs(production: Synthesis)
     assert sum("Fn::GetAtt" in resource for resource in invoked) == 8
 
 
+def keys_of(synthesis: Synthesis, action: str) -> dict[str, set[str]]:
+    """Logical id of a policy -> the keys on which it allows the action."""
+    found: dict[str, set[str]] = {}
+    for name, one in allowances(synthesis):
+        if action in listed(one["Action"]):
+            keys = {re.findall(r'"/([^"]+)"', text(resource))[0] for resource in listed(one["Resource"])}
+            found.setdefault(name, set()).update(keys)
+    return found
+
+
 def test_each_role_writes_only_its_own_keys(production: Synthesis) -> None:
     written: dict[str, set[str]] = {}
-    for name, one in allowances(production):
-        if "s3:PutObject" in listed(one["Action"]):
-            keys = {re.findall(r'"/([^"]+)"', text(resource))[0] for resource in listed(one["Resource"])}
-            (role,) = [start for start in WRITES if name.startswith(start)]
-            written.setdefault(role, set()).update(keys)
+    for name, keys in keys_of(production, "s3:PutObject").items():
+        (role,) = [start for start in WRITES if name.startswith(start)]
+        written.setdefault(role, set()).update(keys)
     assert written == WRITES
+
+
+@pytest.mark.parametrize("role", READS)
+def test_who_meets_callers_or_runs_models_reads_only_what_it_needs(production: Synthesis, role: str) -> None:
+    [read] = [keys for name, keys in keys_of(production, "s3:GetObject").items() if name.startswith(role)]
+    assert read == READS[role]
 
 
 def test_only_the_api_asks_for_pictures(production: Synthesis) -> None:

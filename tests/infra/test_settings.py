@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from contracts.artifact import BaseModelManifest
@@ -21,6 +23,22 @@ def test_a_prefix_that_cannot_start_a_resource_name_is_refused(prefix: str) -> N
 def test_an_unknown_environment_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="local, sandbox, production"):
         settings_for("staging", "dreamdrop")
+
+
+@pytest.mark.parametrize("words", [("red,hat",), ("hat", " "), ("",), ("ä" * 513,), ("word",) * 300])
+def test_blocked_words_that_would_not_arrive_as_they_are_meant_are_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="blocked_words"):
+        replace(LOCAL, blocked_words=words)
+    assert replace(LOCAL, blocked_words=("red hat", "ä" * 500)).blocked_words
+
+
+def test_a_watermark_fits_a_containers_variable() -> None:
+    with pytest.raises(ValueError, match="watermark"):
+        replace(LOCAL, watermark="w" * 1025)
+
+
+def test_nothing_is_blocked_or_marked_by_default() -> None:
+    assert {(settings.blocked_words, settings.watermark) for settings in ENVIRONMENTS.values()} == {((), "")}
 
 
 def test_the_prefix_reaches_the_settings() -> None:

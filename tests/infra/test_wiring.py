@@ -7,7 +7,10 @@ from typing import Any
 from infra.settings import LOCAL, PRODUCTION
 from tests.infra.synthesis import Synthesis
 
-SIGNED = {"POST /v1/generations", "GET /v1/generations/{id}", "GET /v1/subjects", "GET /v1/subjects/{subject}"}
+SIGNED = {
+    *("POST /v1/generations", "GET /v1/generations/{id}", "POST /v1/sources"),
+    *("GET /v1/subjects", "GET /v1/subjects/{subject}"),
+}
 OPEN = {"GET /", "GET /v1/openapi.json"}
 
 

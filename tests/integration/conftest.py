@@ -40,6 +40,10 @@ class Account:
         content: bytes = self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
         return content
 
+    def head(self, key: str) -> dict[str, Any]:
+        described: dict[str, Any] = self.s3.head_object(Bucket=BUCKET, Key=key)
+        return described
+
     def keys(self, prefix: str = "") -> list[str]:
         listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
         return [item["Key"] for item in listed.get("Contents", [])]

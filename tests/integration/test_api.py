@@ -11,20 +11,30 @@ from typing import Any
 
 import boto3
 import pytest
+import requests
 from botocore.exceptions import ClientError
 
+from contracts.artifact import Artifact, TrainingSummary, VersionManifest
 from contracts.errors import EmptyDataset
-from contracts.generation import Generation, InferenceAnswer, InferencePayload, InferenceTimings
+from contracts.generation import (
+    Generation,
+    GenerationRequest,
+    InferenceAnswer,
+    InferencePayload,
+    InferenceTimings,
+    PictureSource,
+)
 from contracts.pipeline import DatasetTaken, Subject
-from contracts.storage import progress_key
-from contracts.training import TrainingProgress
-from lambdas.adapters import hosting
+from contracts.storage import progress_key, source_prefix, version_manifest_key, version_prefix
+from contracts.training import Hyperparameters, TrainingProgress
+from lambdas.adapters import clients, data_bucket, hosting
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Generations, Subjects
 from lambdas.api import app, record_generation
 from tests.integration.conftest import BUCKET, TABLE, Account, Context, photo
 
 VERSION = "0123456789ab-1"
+OLDER = "ba9876543210-1"
 ARTIST = "arn:aws:iam::123456789012:user/artist"
 
 
@@ -33,6 +43,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, str]] = []
+        self.accepted: list[str] = []
         self.woken: list[str] = []
         self.refuses: str | None = None
 
@@ -40,6 +51,12 @@ class Endpoint:
         if self.refuses:
             raise ClientError({"Error": {"Code": self.refuses, "Message": "no"}}, "InvokeEndpointAsync")
         self.requests.append((endpoint_name, generation_id, body))
+        self.accepted.append(accept)
+
+    def payload(self) -> InferencePayload:
+        """Of the only request."""
+        [(_, _, body)] = self.requests
+        return InferencePayload.model_validate_json(body)
 
     def wake(self, endpoint_name: str) -> bool:
         self.woken.append(endpoint_name)
@@ -51,12 +68,32 @@ def endpoint(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endp
     made = Endpoint()
     monkeypatch.setattr(hosting, "submit", made.submit)
     monkeypatch.setattr(hosting, "wake", made.wake)
-    subjects = Subjects(TABLE)
-    run = DatasetTaken(subject="dog", dataset_id="0123456789ab", run_id="dog-0123456789ab")
-    subjects.take(run)
-    subjects.enter(run, "training", version=VERSION)
-    subjects.promote(run, VERSION, "dreamdrop-tiny", "tiny", "a photo of sks dog")
+    host("dog")
     yield made
+
+
+def host(subject: str, version: str = VERSION, base_model: str = "tiny") -> None:
+    subjects = Subjects(TABLE)
+    dataset = version.partition("-")[0]
+    run = DatasetTaken(subject=subject, dataset_id=dataset, run_id=f"{subject}-{dataset}")
+    subjects.take(run)
+    subjects.enter(run, "training", version=version)
+    subjects.promote(run, version, f"dreamdrop-{base_model}", base_model, f"a photo of sks {subject}")
+
+
+def publish(account: Account, subject: str, version: str, base_model: str = "tiny") -> None:
+    summary = TrainingSummary(
+        steps=1, seconds=1, first_loss=1, last_loss=1, held_out_before=1, held_out_after=1, samples=[]
+    )
+    artifact = Artifact(
+        method="lora", base_model=base_model, base_model_checksum="c", instance_prompt="p", class_prompt=None,
+        resolution=64, hyperparameters=Hyperparameters(), training=summary, versions={}, files=[],
+    )  # fmt: skip
+    manifest = VersionManifest(
+        subject=subject, version=version, prefix=version_prefix(subject, version), dataset_id=version.partition("-")[0],
+        training_job="j", published_at=datetime.now(UTC), artifact=artifact,
+    )  # fmt: skip
+    account.put(version_manifest_key(subject, version), manifest.model_dump_json().encode())
 
 
 class Api:
@@ -138,9 +175,132 @@ def test_every_field_of_the_request_reaches_the_container(endpoint: Endpoint, ap
     asked = {
         "subject": "dog", "prompt": ["a", "b"], "negative_prompt": ["c", "d"], "width": 64, "height": 72, "seed": 3,
         "num_images_per_prompt": 2, "num_inference_steps": 9, "guidance_scale": 3.5, "scheduler": "euler_a",
+        "lora_scale": 0.8, "source_image": source_prefix(ARTIST) + "0" * 32, "strength": 0.5, "upscale": 2,
     }  # fmt: skip
     assert api.draw(asked)[0] == 202
     assert json.loads(endpoint.requests[0][2]) == asked | {"version": VERSION}
+
+
+def test_an_endpoint_of_before_the_last_deployment_is_sent_no_field_that_was_left_open(
+    endpoint: Endpoint, api: Api
+) -> None:
+    api.draw({"subject": "dog", "prompt": "p", "seed": 3})
+    assert json.loads(endpoint.requests[0][2]) == {"subject": "dog", "prompt": "p", "seed": 3, "version": VERSION}
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
+def test_the_format_is_that_of_endpoint_file_and_header(
+    account: Account, context: Context, endpoint: Endpoint, api: Api, form: str
+) -> None:
+    _, accepted = api.draw(ASK | {"format": form})
+    assert endpoint.accepted == [f"application/json;{form}"]
+    finish(account, context, accepted["id"], [7, 8])
+    keys = [f"generations/{accepted['id']}/image-{index}.{form}" for index in range(2)]
+    assert account.keys("generations/") == keys
+    assert [account.head(key)["ContentType"] for key in keys] == [f"image/{form}"] * 2
+    assert all(key in picture["url"] for key, picture in zip(keys, picture_list(api, accepted["id"]), strict=True))
+
+
+def picture_list(api: Api, generation_id: str) -> list[dict[str, Any]]:
+    pictures: list[dict[str, Any]] = api.call("GET", f"/v1/generations/{generation_id}")[1]["images"]
+    return pictures
+
+
+def test_a_picture_in_the_bucket_tells_how_it_came_about(
+    account: Account, context: Context, endpoint: Endpoint, api: Api
+) -> None:
+    host("cat")
+    asked = {"prompt": "a sks dog 🐕 and a cat", "mix": [{"subject": "cat"}], "scheduler": "ddim"}
+    for further, told in ((asked, {"scheduler": "ddim"}), ({}, {})):
+        _, accepted = api.draw(ASK | further)
+        finish(account, context, accepted["id"], [7, 8])
+        subjects = f"dog@{VERSION},cat@{VERSION}" if further else f"dog@{VERSION}"
+        origin = {"generation": accepted["id"], "seed": "8", "subjects": subjects} | told
+        assert account.head(f"generations/{accepted['id']}/image-1.png")["Metadata"] == origin
+
+
+def test_a_source_picture_is_uploaded_and_then_drawn_from(account: Account, endpoint: Endpoint, api: Api) -> None:
+    status, content = api.call("POST", "/v1/sources")
+    offered = PictureSource.model_validate(content)
+    assert status == 201
+    assert offered.source_image.startswith(source_prefix(ARTIST))
+    assert api.call("POST", "/v1/sources")[1]["source_image"] != offered.source_image
+    assert requests.put(offered.upload_url, data=photo(), timeout=5).status_code == 200
+    assert account.get(offered.source_image) == photo()
+    assert api.draw(ASK | {"source_image": offered.source_image})[0] == 202
+    assert endpoint.payload().source_image == offered.source_image
+
+
+def test_the_source_picture_of_another_owner_does_not_exist(endpoint: Endpoint, api: Api) -> None:
+    theirs = api.call("POST", "/v1/sources", owner=ARTIST + "2")[1]["source_image"]
+    status, body = api.draw(ASK | {"source_image": theirs})
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert "source_image" in body["error"]["cause"]
+    assert endpoint.requests == []
+
+
+def test_a_version_may_be_named_and_must_have_been_published(account: Account, endpoint: Endpoint, api: Api) -> None:
+    status, body = api.draw(ASK | {"version": OLDER})
+    assert (status, body["error"]["code"]) == (404, "unknown_subject")
+    assert OLDER in body["error"]["cause"]
+    publish(account, "dog", OLDER)
+    _, accepted = api.draw(ASK | {"version": OLDER})
+    assert (accepted["version"], accepted["request"]["version"]) == (OLDER, OLDER)
+    assert endpoint.payload().version == OLDER
+
+
+def test_a_version_of_another_base_model_is_not_sent_to_the_endpoint(
+    account: Account, endpoint: Endpoint, api: Api
+) -> None:
+    publish(account, "dog", OLDER, base_model="former")
+    status, body = api.draw(ASK | {"version": OLDER})
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert "version" in body["error"]["cause"]
+    assert "former" in body["error"]["cause"]
+
+
+def test_mixed_subjects_reach_the_endpoint_with_their_versions(account: Account, endpoint: Endpoint, api: Api) -> None:
+    host("cat")
+    host("cow")
+    publish(account, "cow", OLDER)
+    mix = [{"subject": "cat", "lora_scale": 0.5}, {"subject": "cow", "version": OLDER}]
+    _, accepted = api.draw(ASK | {"mix": mix})
+    versions = [("cat", VERSION, 0.5), ("cow", OLDER, 1.0)]
+    assert [(other.subject, other.version, other.lora_scale) for other in endpoint.payload().mix] == versions
+    assert [other["version"] for other in accepted["request"]["mix"]] == [VERSION, OLDER]
+    assert accepted["request"]["version"] == VERSION
+
+
+@pytest.mark.parametrize(
+    ("other", "code", "named"),
+    [
+        ({"subject": "fox"}, "unknown_subject", "fox"),
+        ({"subject": "cub"}, "subject_not_ready", "cub"),
+        ({"subject": "cat", "version": OLDER}, "unknown_subject", OLDER),
+        ({"subject": "elk"}, "invalid_request", "mix"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_refused(
+    endpoint: Endpoint, api: Api, other: dict[str, str], code: str, named: str
+) -> None:
+    host("cat")
+    host("elk", base_model="other")
+    Subjects(TABLE).take(DatasetTaken(subject="cub", dataset_id="0" * 12, run_id="cub-0"))
+    _, body = api.draw(ASK | {"mix": [{"subject": "cat"}, other]})
+    assert body["error"]["code"] == code
+    assert named in body["error"]["cause"]
+    assert endpoint.requests == []
+
+
+@pytest.mark.parametrize("prompt", ["A Red  Scarf", ["a dog", "a dog with a red scarf"]])
+def test_a_prompt_with_a_blocked_word_is_refused(
+    endpoint: Endpoint, api: Api, monkeypatch: pytest.MonkeyPatch, prompt: Any
+) -> None:
+    monkeypatch.setenv("BLOCKED_WORDS", "red scarf,hat")
+    status, body = api.draw(ASK | {"prompt": prompt, "num_images_per_prompt": 1})
+    assert (status, body["error"]["code"]) == (422, "prompt_rejected")
+    assert endpoint.requests == []
+    assert api.draw({"subject": "dog", "prompt": "a dog", "negative_prompt": "red scarf"})[0] == 202
 
 
 def test_a_seed_is_picked_and_told_when_none_is_given(endpoint: Endpoint, api: Api) -> None:
@@ -155,6 +315,24 @@ def test_the_same_key_gives_the_same_generation_and_asks_once(endpoint: Endpoint
     assert len({answer["id"] for answer in answers}) == 1
     assert len({answer["request"]["seed"] for answer in answers}) == 1
     assert len(endpoint.requests) == 1
+
+
+def test_what_was_chosen_for_the_first_request_holds_for_its_repetition(
+    account: Account, endpoint: Endpoint, api: Api
+) -> None:
+    host("cat")
+    asked = {"subject": "dog", "prompt": "p", "mix": [{"subject": "cat"}]}
+    first = api.draw(asked, **{"idempotency-key": "k-1"})[1]
+    for subject in ("dog", "cat"):  # trained again meanwhile
+        host(subject, version=OLDER)
+    status, again = api.draw(asked, **{"idempotency-key": "k-1"})
+    assert (status, again) == (202, first)
+    assert len(endpoint.requests) == 1
+    for different in (
+        asked | {"mix": []}, asked | {"mix": [{"subject": "cat"}, {"subject": "cat"}]}, asked | {"version": OLDER},
+        asked | {"mix": [{"subject": "cat", "version": OLDER}]}, asked | {"upscale": 2}, asked | {"format": "webp"},
+    ):  # fmt: skip
+        assert api.draw(different, **{"idempotency-key": "k-1"})[0] == 409, different
 
 
 def test_an_explicit_null_is_the_same_request(endpoint: Endpoint, api: Api) -> None:
@@ -192,9 +370,12 @@ def test_another_owners_generation_does_not_exist(endpoint: Endpoint, api: Api) 
     assert (status, body["error"]["code"]) == (404, "unknown_generation")
 
 
-@pytest.mark.parametrize("path", ["/v1/subjects", "/v1/subjects/dog", "/v1/generations/0"])
-def test_nobody_is_let_in_by_a_header(endpoint: Endpoint, api: Api, path: str) -> None:
-    status, body = api.call("GET", path, owner=None, **{"x-user": "root", "authorization": "anything"})
+@pytest.mark.parametrize(
+    "route",
+    ["GET /v1/subjects", "GET /v1/subjects/dog", "GET /v1/generations/0", "POST /v1/generations", "POST /v1/sources"],
+)
+def test_nobody_is_let_in_by_a_header(endpoint: Endpoint, api: Api, route: str) -> None:
+    status, body = api.call(*route.split(), owner=None, **{"x-user": "root", "authorization": "anything"})
     assert (status, body["error"]["code"]) == (401, "unauthenticated")
 
 
@@ -208,6 +389,10 @@ def test_nobody_is_let_in_by_a_header(endpoint: Endpoint, api: Api, path: str) -
         ({"num_inference_steps": 0}, "num_inference_steps"), ({"guidance_scale": "NaN"}, "guidance_scale"),
         ({"scheduler": "warp"}, "scheduler"), ({"subject": "../x"}, "subject"), ({"subject": None}, "subject"),
         ({"colour": "red"}, "colour"), ({"prompt": ["a"], "negative_prompt": "b"}, "negative_prompt"),
+        ({"strength": 0.5}, "strength"), ({"upscale": 5}, "upscale"), ({"width": 1024, "upscale": 4}, "upscale"),
+        ({"source_image": "base-models/x"}, "source_image"), ({"format": "gif"}, "format"),
+        ({"version": "v"}, "version"), ({"lora_scale": 3}, "lora_scale"),
+        ({"mix": [{"subject": "cat", "scale": 1}]}, "mix.0.scale"), ({"mix": [{"subject": "cat"}] * 4}, "mix"),
     ],
 )  # fmt: skip
 def test_a_bad_field_is_named(endpoint: Endpoint, api: Api, change: dict[str, Any], named: str) -> None:
@@ -228,7 +413,7 @@ def test_a_body_that_is_no_object_is_refused(endpoint: Endpoint, api: Api, body:
 def test_a_thousand_random_bodies_never_break_the_api(endpoint: Endpoint, api: Api) -> None:
     dice = random.Random(0)
     values = [None, True, -1, 10**30, 1.5, "", "x", [], {}, [None], {"a": 1}, "\x00", "💥", float("inf")]
-    fields = [*ASK, "width", "height", "negative_prompt", "scheduler", "guidance_scale", "extra"]
+    fields = [*GenerationRequest.model_fields, "extra"]
     for _ in range(1000):
         body = {field: dice.choice(values) for field in dice.sample(fields, dice.randrange(len(fields)))}
         status, _ = api.draw(body)
@@ -265,8 +450,16 @@ def test_a_busy_endpoint_may_be_asked_again_with_the_same_key(endpoint: Endpoint
     assert len(endpoint.requests) == 1
 
 
-def test_a_link_to_a_picture_has_the_newer_signature(account: Account) -> None:
-    assert "X-Amz-Signature" in DataBucket(BUCKET).link("generations/x/image-0.png", 60)
+@pytest.mark.parametrize(("region", "host"), [("us-east-1", "s3"), ("eu-west-1", "s3.eu-west-1")])
+def test_a_link_has_the_newer_signature_and_the_regions_own_host(
+    account: Account, monkeypatch: pytest.MonkeyPatch, region: str, host: str
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    monkeypatch.setattr(data_bucket, "client", clients.client.__wrapped__)
+    bucket = DataBucket(BUCKET)
+    for link in (bucket.link("generations/x/image-0.png", 60), bucket.upload_link("sources/x/y", 60)):
+        assert link.startswith(f"https://{BUCKET}.{host}.amazonaws.com/")
+        assert "X-Amz-Signature" in link
 
 
 def test_a_crash_between_row_and_submission_is_made_good_by_the_retry(
@@ -361,7 +554,9 @@ def test_page_and_document_are_open_to_all(endpoint: Endpoint, api: Api) -> None
     assert "<html" in page
     status, document = api.call("GET", "/v1/openapi.json", owner=None)
     assert status == 200
-    assert "GenerationRequest" in document["components"]["schemas"]
+    assert {"GenerationRequest", "PictureSource"} <= document["components"]["schemas"].keys()
+    assert document["paths"]["/v1/sources"]["post"]["responses"].keys() >= {"201", "401"}
+    assert "prompt_rejected" in document["paths"]["/v1/generations"]["post"]["responses"]["422"]["description"]
     assert api.call("GET", "/nowhere")[0] == 404
 
 

@@ -17,6 +17,7 @@ from contracts.artifact import (
     Artifact,
     BaseModelManifest,
     FileEntry,
+    PromotedVersion,
     SampleCheck,
     TrainingSummary,
     VersionManifest,
@@ -30,6 +31,7 @@ from contracts.storage import (
     class_image_folder,
     class_image_set_prefix,
     dataset_prefix,
+    promoted_key,
     report_key,
     snapshot_prefix,
     version_manifest_key,
@@ -42,6 +44,7 @@ from contracts.training import (
     settle_hyperparameters,
 )
 from lambdas.adapters import hosting
+from lambdas.adapters.data_bucket import DataBucket, Tagged
 from lambdas.adapters.table import Subjects
 from lambdas.hosting import host_model
 from lambdas.intake import take_dataset
@@ -96,10 +99,10 @@ def taken(
         subject, files or {"a.png": photo(), "b.jpg": photo("blue", "JPEG"), "dataset_info.json": INFO, "x.txt": b"x"}
     )
     assert take(context, dataset_prefix(subject) + "a.png") == {"batchItemFailures": []}
-    execution = next(found for found in reversed(account.executions()) if found["name"].startswith(f"{subject}-"))
-    described = boto3.client("stepfunctions").describe_execution(executionArn=execution["executionArn"])
-    payload: dict[str, Any] = json.loads(described["input"])
-    assert execution["name"] == payload["run_id"]
+    newest = Subjects(TABLE).newest_run_id(subject)
+    [arn] = [execution["executionArn"] for execution in account.executions() if execution["name"] == newest]
+    payload: dict[str, Any] = json.loads(boto3.client("stepfunctions").describe_execution(executionArn=arn)["input"])
+    assert payload["run_id"] == newest
     return payload
 
 
@@ -473,12 +476,15 @@ def test_a_trained_model_is_judged_published_hosted_and_told(
     assert not subject_of(subjects).ready  # no endpoint yet
     first = host_model.handler(done, context)
     assert first["endpoint_status"] == "Creating"
+    assert account.keys(promoted_key("dog")) == []
     hosted = host_model.handler(first, context)
     assert hosted["endpoint_status"] == "InService"
+    assert promoted(account).version == done["version"]
     assert tell_ready.handler(hosted, context)["event"] == "subject.ready"
     ready = subject_of(subjects)
     assert (ready.ready, ready.status, ready.version) == (True, "succeeded", done["version"])
     assert ready.run is not None
+    assert promoted(account).taken_at == ready.run.stages[0].at
     stages = ["taken", "checking", "planning", "training", "judging", "publishing", "hosting", "ready"]
     assert [entry.stage for entry in ready.run.stages] == stages
     assert ready.run.billable_seconds == 60
@@ -521,9 +527,67 @@ def test_an_older_dataset_never_replaces_a_newer_one(account: Account, context: 
     slow = publish_model.handler(judge_model.handler(trained(account, context), context), context)
     account.drop("dog", {"c.png": photo("green")})
     fast = hosted(published(account, context), context)
+    assert fast["version"] != slow["version"]
     hosted(slow, context)
-    assert subject_of(subjects).version == fast["version"]
+    assert subject_of(subjects).version == promoted(account).version == fast["version"]
     assert account.keys(version_manifest_key("dog", slow["version"]))  # kept, not served
+    account.s3.delete_object(Bucket=BUCKET, Key=promoted_key("dog"))  # as after promotions that did not write it yet
+    hosted(slow, context)
+    assert account.keys(promoted_key("dog")) == []
+
+
+def promoted(account: Account) -> PromotedVersion:
+    return PromotedVersion.model_validate_json(account.get(promoted_key("dog")))
+
+
+@pytest.mark.parametrize(("others_age", "survives"), [(timedelta(days=-1), True), (timedelta(days=1), False)])
+@pytest.mark.parametrize("existing", [True, False])
+def test_of_two_promotions_that_meet_the_newer_dataset_is_what_containers_read(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch, existing: bool, others_age: timedelta,
+    survives: bool,
+) -> None:  # fmt: skip
+    """The other run writes after this one has read and before it writes."""
+    done = published(account, context)
+    other = PromotedVersion(version="0" * 12 + "-1", taken_at=datetime.now(UTC) - others_age)
+    if existing:
+        account.put(promoted_key("dog"), b'{"version": "111111111111-1", "taken_at": "2020-01-01T00:00:00Z"}')
+    reads: list[Tagged | None] = []
+    read_tagged = DataBucket.read_tagged
+
+    def read_and_be_overtaken(bucket: DataBucket, key: str) -> Tagged | None:
+        found = read_tagged(bucket, key)
+        if key == promoted_key("dog"):
+            reads.append(found)
+            if len(reads) == 1:
+                account.put(key, other.model_dump_json().encode())
+        return found
+
+    monkeypatch.setattr(DataBucket, "read_tagged", read_and_be_overtaken)
+    hosted(done, context)
+    assert len(reads) == 2
+    assert promoted(account).version == (other.version if survives else done["version"])
+
+
+def test_an_object_that_was_deleted_after_it_was_read_is_not_replaced(account: Account) -> None:
+    bucket, key = DataBucket(BUCKET), promoted_key("dog")
+    assert bucket.replace(key, b"1", None)
+    assert not bucket.replace(key, b"2", None)
+    found = bucket.read_tagged(key)
+    assert found is not None
+    account.s3.delete_object(Bucket=BUCKET, Key=key)
+    assert not bucket.replace(key, b"3", found.etag)
+
+
+def test_blocked_words_and_watermark_reach_the_container(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOCKED_WORDS", "red scarf,hat")
+    monkeypatch.setenv("WATERMARK", "made, by us")
+    hosted(published(account, context), context)
+    sagemaker = boto3.client("sagemaker")
+    [model] = sagemaker.list_models()["Models"]
+    environment = sagemaker.describe_model(ModelName=model["ModelName"])["PrimaryContainer"]["Environment"]
+    assert environment == {"DATA_BUCKET": BUCKET, "BLOCKED_WORDS": "red scarf,hat", "WATERMARK": "made, by us"}
 
 
 # ---- failures

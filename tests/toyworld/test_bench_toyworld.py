@@ -243,7 +243,6 @@ class FakeWork:
         self.most_draws: int | None = None  # then the user interrupts
         self.failing: str | None = None
         monkeypatch.setattr(session_module, "Studio", lambda _: self)
-        monkeypatch.setattr(session_module, "draw", self._draw)
         monkeypatch.setattr(session_module, "draw_by_code", lambda shots, *_: blank(shots))
         monkeypatch.setattr(session_module, "train", self._train)
         monkeypatch.setattr(Session, "_judge", self)
@@ -266,7 +265,7 @@ class FakeWork:
         assert [len(other) for other in others] == [len(reference)] * 2
         return [2.0, 1.0]
 
-    def _draw(self, model: str, shots: Sequence[Shot], sampling: Sampling) -> list[Image.Image]:
+    def draw(self, model: str, shots: Sequence[Shot], sampling: Sampling) -> list[Image.Image]:
         if len(self.draws) == self.most_draws:
             raise KeyboardInterrupt
         self.draws.append(model)

@@ -21,7 +21,14 @@ from rich.console import Console
 
 from contracts.artifact import Artifact
 from contracts.errors import InvalidRequest
-from contracts.generation import MAX_IMAGES_PER_REQUEST, Generation, GenerationRequest, GenerationTimings, Scheduler
+from contracts.generation import (
+    MAX_IMAGES_PER_REQUEST,
+    Generation,
+    GenerationRequest,
+    GenerationTimings,
+    MixedSubject,
+    Scheduler,
+)
 from contracts.pipeline import Run, StageEntry, Subject
 from contracts.training import DatasetInfo, TrainingProgress
 from dreamdrop import cli, demo, up
@@ -29,6 +36,7 @@ from dreamdrop.cli import app, field_help, run_command_line
 from dreamdrop.deployment import Deployment
 from dreamdrop.progress import RunDisplay, stage_times
 
+UPLOADED = "sources/" + "1" * 16 + "/" + "2" * 32
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 ROOT = Path(__file__).parents[2]
 ROBOT = ROOT / "examples/datasets/robot"
@@ -89,6 +97,8 @@ def test_help_uses_the_words_and_limits_of_the_contract(capsys: pytest.CaptureFi
     text = " ".join(capsys.readouterr().out.split())
     assert "Same seed, same picture." in text
     assert "from 1 to 200" in field_help("num_inference_steps")
+    assert "above 0 to 1" in field_help("strength")
+    assert "A picture to start from" in text
     assert f"to {MAX_IMAGES_PER_REQUEST}" in field_help("num_images_per_prompt")
     assert "Example:" in text
 
@@ -100,18 +110,72 @@ def test_the_options_name_every_scheduler_of_the_contract(capsys: pytest.Capture
         assert name in text
 
 
-def test_options_that_are_not_given_are_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[GenerationRequest] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Path | GenerationRequest]:
+    """What the client was called with: uploads and requests."""
+    calls: list[Path | GenerationRequest] = []
 
-    def remember(request: GenerationRequest) -> Generation:
-        asked.append(request)
+    def upload(picture: Path) -> str:
+        calls.append(picture)
+        return UPLOADED
+
+    def draw(request: GenerationRequest) -> Generation:
+        calls.append(request)
         raise InvalidRequest("far enough")
 
+    client = SimpleNamespace(upload_source=upload, generate=draw, wait_for_generation=id)
     monkeypatch.setattr(cli, "deployment_of", lambda *_: None)
-    monkeypatch.setattr(cli, "Client", lambda _deployment: SimpleNamespace(generate=remember, wait_for_generation=id))
+    monkeypatch.setattr(cli, "Client", lambda _deployment: client)
+    return calls
+
+
+def test_options_that_are_not_given_are_left_open(asked: list[Path | GenerationRequest]) -> None:
     run("generate", "robot", "a robot")
     run("generate", "robot", "a robot", "--steps", "5", "--scheduler", "ddim")
-    assert [(request.num_inference_steps, request.scheduler) for request in asked] == [(None, None), (5, "ddim")]
+    plain = GenerationRequest(subject="robot", prompt="a robot")
+    assert asked == [plain, plain.model_copy(update={"num_inference_steps": 5, "scheduler": "ddim"})]
+
+
+def test_every_option_of_a_picture_reaches_the_request(asked: list[Path | GenerationRequest]) -> None:
+    run(
+        *("generate", "robot", "a robot", "--lora-scale", "0.8", "--mix", "cat", "--mix", "party-car:0.5"),
+        *("--source", "sketch.png", "--strength", "0.4", "--upscale", "2", "--format", "webp"),
+        *("--version", "0123456789ab-1"),
+    )
+    assert asked == [
+        Path("sketch.png"),
+        GenerationRequest(
+            subject="robot",
+            prompt="a robot",
+            lora_scale=0.8,
+            mix=[MixedSubject(subject="cat"), MixedSubject(subject="party-car", lora_scale=0.5)],
+            source_image=UPLOADED,
+            strength=0.4,
+            upscale=2,
+            format="webp",
+            version="0123456789ab-1",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--source", "sketch.png", "--strength", "0"), "strength"),
+        (("--strength", "0.5"), "strength"),
+        (("--mix", "cat:much"), "mix.0.lora_scale"),
+        (("--mix", "cat:"), "mix.0.lora_scale"),
+        (("--mix", "Cat"), "mix.0.subject"),
+        (("--upscale", "9"), "upscale"),
+        (("--version", "newest"), "version"),
+    ],
+)
+def test_a_request_is_checked_before_anything_is_uploaded(
+    asked: list[Path | GenerationRequest], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], named: str
+) -> None:
+    assert run("generate", "robot", "a robot", *arguments) == 1
+    assert f"{named}: " in capsys.readouterr().err
+    assert asked == []
 
 
 def test_neither_up_nor_demo_starts_anything_without_a_finished_base_model(

@@ -16,7 +16,7 @@ import pytest
 from moto import mock_aws
 
 from contracts import errors
-from contracts.generation import Generation, GenerationRequest, Picture
+from contracts.generation import Generation, GenerationRequest, Picture, PictureSource
 from contracts.pipeline import Run, Subject
 from dreamdrop import api
 from dreamdrop.client import Client, NotTaken, StillRunning, files_to_drop
@@ -48,7 +48,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_POST = do_GET  # noqa: N815 - the name that http.server calls
+            do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server calls
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -232,6 +232,62 @@ def test_a_generation_that_ends_badly_raises(
     server.when(f"GET {ROOT}/v1/generations/{'0' * 32}", generation(status, error=error))
     with pytest.raises(kind):
         client.wait_for_generation("0" * 32, poll_seconds=0.01)
+
+
+SOURCES = f"POST {ROOT}/v1/sources"
+
+
+@pytest.fixture
+def sketch(tmp_path: Path) -> Path:
+    path = tmp_path / "sketch.png"
+    path.write_bytes(b"0123456789")
+    return path
+
+
+def source(server: Server, max_bytes: int = 10) -> Answer:
+    offered = PictureSource(source_image="sources/a/b", upload_url=f"{server.url}/put?s=1", max_bytes=max_bytes)
+    return 201, offered.model_dump()
+
+
+def test_a_source_picture_is_uploaded_to_the_address_that_the_api_signed(
+    client: Client, server: Server, sketch: Path
+) -> None:
+    server.when(SOURCES, source(server))
+    server.when("PUT /put?s=1", (200, b""))
+    assert client.upload_source(sketch) == "sources/a/b"
+    asked, stored = server.requests
+    assert "authorization" in asked[1]
+    assert stored[2] == sketch.read_bytes()
+    assert "authorization" not in stored[1]  # presigned: a second signature would be refused
+
+
+def test_a_source_picture_that_is_too_large_is_not_sent(client: Client, server: Server, sketch: Path) -> None:
+    server.when(SOURCES, source(server, max_bytes=9))
+    with pytest.raises(errors.InvalidRequest, match="at most 9"):
+        client.upload_source(sketch)
+    assert [name for name, _, _ in server.requests] == [SOURCES]
+
+
+def test_a_source_picture_that_is_not_there_is_told_before_anything_is_asked(
+    client: Client, server: Server, tmp_path: Path
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match="not a file"):
+        client.upload_source(tmp_path)
+    assert server.requests == []
+
+
+def test_an_upload_that_is_refused_is_told(client: Client, server: Server, sketch: Path) -> None:
+    server.when(SOURCES, source(server))
+    server.when("PUT /put?s=1", (403, b"expired"))
+    with pytest.raises(api.Unreachable, match="403"):
+        client.upload_source(sketch)
+
+
+def test_what_a_request_leaves_open_is_not_sent(client: Client, server: Server) -> None:
+    server.when(f"POST {ROOT}/v1/generations", generation("queued"))
+    for more in ({}, {"upscale": 2, "mix": [{"subject": "cat"}]}):
+        client.generate(GenerationRequest.model_validate({"subject": "robot", "prompt": "x", **more}))
+        assert json.loads(server.requests[-1][2]) == {"subject": "robot", "prompt": "x", **more}
 
 
 def test_an_expired_picture_address_is_told(client: Client, server: Server, tmp_path: Path) -> None:

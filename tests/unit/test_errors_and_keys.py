@@ -80,9 +80,18 @@ def test_a_made_up_version_never_becomes_a_key(version: str) -> None:
         storage.version_prefix("dog", version)
 
 
+def test_a_source_key_is_told_apart_by_owner_and_does_not_tell_who() -> None:
+    mine, theirs = (storage.source_prefix(f"arn:aws:iam::1:user/{name}") for name in ("me", "you"))
+    assert mine != theirs
+    assert "user" not in mine
+    assert re.fullmatch(storage.SOURCE_PATTERN, mine + "0" * 32)
+
+
 def test_keys_are_built_in_one_place_only() -> None:
     root = Path(__file__).resolve().parents[2]
-    prefixes = re.compile(r"[\"'](datasets|manifests|snapshots|reports|base-models|checkpoints|models|generations)/")
+    prefixes = re.compile(
+        r"[\"'](datasets|manifests|snapshots|reports|base-models|checkpoints|models|generations|sources)/"
+    )
     for folder in ("lambdas", "training_container", "inference_container", "infra"):
         for file in (root / folder).rglob("*.py"):
             assert not prefixes.search(file.read_text()), f"{file} spells a key out; build it in contracts/storage.py"

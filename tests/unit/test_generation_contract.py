@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from contracts.errors import PromptRejected
 from contracts.generation import GenerationDefaults, GenerationRequest, InferencePayload, Sampling
+from contracts.policy import check_prompts
 from contracts.training import describe
 from lambdas.domain.generations import GenerationRow
 from lambdas.domain.openapi import document
@@ -62,5 +64,40 @@ def test_bad_defaults_are_refused_by_name_with_the_range(change: dict[str, Any],
 
 
 def test_a_request_that_names_nothing_names_nothing_over_http() -> None:
-    request = GenerationRequest(subject="dog", prompt="x")
-    assert request.model_dump(exclude_none=True) == {"prompt": "x", "num_images_per_prompt": 1, "subject": "dog"}
+    sent = GenerationRequest(subject="dog", prompt="x").model_dump(exclude_none=True)
+    assert {"prompt": "x", "subject": "dog"}.items() <= sent.items()
+    assert not sent.keys() & {*GenerationDefaults.model_fields, "width", "height", "seed", "version", "strength"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"upscale": 4, "width": 1024}, "upscale: width would be 4096"),
+        ({"strength": 0.5}, "strength: has no meaning without source_image"),
+        ({"seed": True}, "seed: is neither true nor false"),
+        ({"mix": [{"subject": "b", "lora_scale": 3}]}, "mix.0.lora_scale: Input should be less than or equal to 2"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused_by_name(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        GenerationRequest.model_validate({"subject": "dog", "prompt": "x", **fields})
+    assert named in describe(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "refused"),
+    [
+        ("a wicked wolf", True),
+        ("A WICKED\n wolf!", True),
+        ("ｗｉｃｋｅｄ wolf", True),
+        ("wickedwolf", False),
+        ("wolf", False),
+    ],
+)
+def test_blocked_phrases_are_whole_words_of_any_case(prompt: str, refused: bool) -> None:
+    if refused:
+        with pytest.raises(PromptRejected) as caught:
+            check_prompts(["a dog", prompt], ["bear", "wicked wolf"])
+        assert "wolf" not in str(caught.value)
+    else:
+        check_prompts(["a dog", prompt], ["bear", "wicked wolf"])

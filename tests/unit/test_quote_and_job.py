@@ -7,6 +7,7 @@ import pytest
 from botocore.validate import ParamValidator
 
 from contracts.errors import OverBudget
+from contracts.generation import CONCURRENT_INVOCATIONS
 from contracts.pipeline import DatasetChecked
 from contracts.training import Hyperparameters, TrainingRequest
 from lambdas.domain.endpoints import EndpointPlan
@@ -82,8 +83,14 @@ def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:
     assert_valid("CreateModel", plan.model())
     assert_valid("CreateEndpointConfig", plan.config())
     assert_valid("CreateEndpoint", plan.endpoint())
-    changed = EndpointPlan(**{**vars(plan), "image": "other"})
-    assert changed.config_name != plan.config_name
-    assert changed.endpoint_name == plan.endpoint_name
+    for change in (
+        {"image": "other"}, {"blocked_words": ("hat",)}, {"watermark": "w"}, {"concurrent_invocations": 1}
+    ):  # fmt: skip
+        changed = EndpointPlan(**{**vars(plan), **change})
+        assert changed.config_name != plan.config_name
+        assert changed.endpoint_name == plan.endpoint_name
+    assert plan.model()["PrimaryContainer"]["Environment"] == {"DATA_BUCKET": "b"}
+    client = plan.config()["AsyncInferenceConfig"]["ClientConfig"]
+    assert client == {"MaxConcurrentInvocationsPerInstance": CONCURRENT_INVOCATIONS}
     assert plan.target()["MinCapacity"] == 0
     assert plan.wake_alarm("arn")["Dimensions"] == [{"Name": "EndpointName", "Value": plan.endpoint_name}]

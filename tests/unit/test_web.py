@@ -17,7 +17,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from contracts.generation import GenerationRequest, Scheduler
+from contracts.generation import GenerationRequest, PictureFormat, Scheduler
 
 PAGE = (Path(__file__).parents[2] / "dreamdrop/web/index.html").read_text()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -84,14 +84,16 @@ def test_the_page_signs_as_botocore_does(
     assert signed["x-amz-date"] == request.headers["X-Amz-Date"]
 
 
-def test_the_form_has_every_field_of_the_contract_with_its_limits(tmp_path: Path) -> None:
+def test_the_form_has_every_field_that_one_control_can_hold_with_its_limits(tmp_path: Path) -> None:
     schema = GenerationRequest.model_json_schema()
     fields = {field["name"]: field for field in evaluate(tmp_path, "fieldsOf(schema)", schema=schema)}
-    assert fields.keys() == GenerationRequest.model_fields.keys()
+    assert fields.keys() == GenerationRequest.model_fields.keys() - {"mix"}
     assert fields["num_inference_steps"]["attributes"] == {"min": 1, "max": 200, "step": 1}
     assert fields["width"]["attributes"] == {"min": 32, "max": 1024, "step": 8}
     assert fields["seed"]["attributes"]["max"] == 2**32 - 1
     assert fields["scheduler"]["options"] == list(get_args(Scheduler))
+    assert fields["format"]["options"] == list(get_args(PictureFormat))
+    assert fields["strength"]["number"]
     assert fields["prompt"]["required"]
     assert not fields["prompt"]["number"]
     assert fields["num_images_per_prompt"]["otherwise"] == 1
@@ -99,12 +101,12 @@ def test_the_form_has_every_field_of_the_contract_with_its_limits(tmp_path: Path
 
 
 def test_a_form_that_is_hardly_filled_in_gives_a_valid_request(tmp_path: Path) -> None:
-    values = {"subject": "robot", "prompt": "a robot", "seed": "", "num_inference_steps": "20", "guidance_scale": "7.5"}
+    values = {"subject": "robot", "prompt": "a robot", "seed": "", "num_inference_steps": "20", "source_image": ""}
     schema = GenerationRequest.model_json_schema()
     body = evaluate(tmp_path, "bodyOf(fieldsOf(schema), values)", schema=schema, values=values)
     request = GenerationRequest.model_validate(body)
     assert request.num_inference_steps == 20
-    assert request.seed is None
+    assert (request.seed, request.source_image) == (None, None)
 
 
 @pytest.mark.parametrize(("tag", "directive"), [("script", "script-src"), ("style", "style-src")])
@@ -115,6 +117,8 @@ def test_the_policy_allows_exactly_this_script_and_this_style(tag: str, directiv
 
 def test_the_page_needs_nothing_from_elsewhere_and_never_writes_markup() -> None:
     assert "default-src 'none'" in PAGE
+    local = "http://127.0.0.1:* http://localhost:*"  # as far as uploads go: S3, in AWS or in the local cloud
+    assert f"connect-src 'self' https://*.amazonaws.com {local};" in PAGE
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", PAGE)
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|localStorage", PAGE)
     assert not re.search(r"\son\w+=|style=\"", PAGE)

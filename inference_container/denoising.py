@@ -1,0 +1,106 @@
+"""The diffusion process: from noise, or from a source picture with some noise on it, to pictures.
+
+Rombach et al. 2022, arXiv 2112.10752; classifier-free guidance: Ho and Salimans 2022, arXiv 2207.12598. Every picture
+has a random generator of its own, so that its neighbours in a batch do not change it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contracts.generation import Sampling
+from inference_container.networks import Networks
+from inference_container.schedulers import make_scheduler
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What steers the pictures of one batch."""
+
+    prompts: Tensor  # (B, tokens, width)
+    negatives: Tensor | None  # the same shape; None: not guided
+    guidance: Tensor  # (B, 1, 1, 1)
+
+
+def new_picture(networks: Networks, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Latents (1, C, h, w) of pure noise, of unit variance."""
+    shape = (1, networks.unet.config.in_channels, height // networks.latent_side, width // networks.latent_side)
+    return _noise(networks, shape, generator)
+
+
+def encode_source(networks: Networks, picture: Tensor, generator: torch.Generator) -> Tensor:
+    """A picture (1, 3, H, W) in [-1, 1] as latents (1, C, h, w)."""
+    posterior = networks.vae.encode(picture.to(networks.device, networks.dtype)).latent_dist
+    latents: Tensor = posterior.sample(generator) * networks.vae.config.scaling_factor
+    return latents
+
+
+def denoise(
+    networks: Networks,
+    sampling: Sampling,
+    conditions: Conditions,
+    latents: Tensor,
+    generators: Sequence[torch.Generator],
+    strength: float | None = None,
+) -> Tensor:
+    """Latents (B, C, h, w): noise becomes pictures; with a strength, latents of pictures become others.
+
+    At strength 1 nothing is left of them; lower strengths skip as many of the first steps.
+    """
+    scheduler = make_scheduler(sampling.scheduler, networks.scheduler_config)
+    scheduler.set_timesteps(sampling.num_inference_steps, device=networks.device)
+    timesteps = scheduler.timesteps
+    if strength is None:
+        latents = latents * scheduler.init_noise_sigma
+    else:
+        steps = max(1, int(sampling.num_inference_steps * strength))
+        first = (sampling.num_inference_steps - steps) * scheduler.order
+        timesteps = timesteps[first:]
+        if hasattr(scheduler, "set_begin_index"):  # those that count their steps rather than look them up
+            scheduler.set_begin_index(first)
+        noise = torch.cat([_noise(networks, (1, *latents.shape[1:]), generator) for generator in generators])
+        latents = scheduler.add_noise(latents, noise, timesteps[:1])
+    negatives = conditions.negatives
+    guided = negatives is not None
+    steering = conditions.prompts if negatives is None else torch.cat([negatives, conditions.prompts])
+    options = _step_options(scheduler, generators)
+    for timestep in timesteps:
+        doubled = torch.cat([latents, latents]) if guided else latents
+        predicted = networks.unet(
+            scheduler.scale_model_input(doubled, timestep), timestep, steering, return_dict=False
+        )[0]
+        if guided:
+            without, with_prompt = predicted.chunk(2)
+            predicted = without + conditions.guidance * (with_prompt - without)
+        latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
+    return latents
+
+
+def decode(networks: Networks, latents: Tensor) -> Tensor:
+    """Latents (1, C, h, w) as a picture (3, H, W) in [0, 1], fp32 on the CPU; not finite where the model failed.
+
+    Half precision overflows in some VAEs; then it is decoded again in fp32.
+    """
+    scaled = latents / networks.vae.config.scaling_factor
+    decoded = networks.vae.decode(scaled, return_dict=False)[0]
+    if networks.dtype == torch.float16 and not bool(decoded.isfinite().all()) and bool(scaled.isfinite().all()):
+        networks.vae.float()
+        decoded = networks.vae.decode(scaled.float(), return_dict=False)[0]
+        networks.vae.half()
+    picture: Tensor = (decoded[0].float() / 2 + 0.5).clamp(0, 1).cpu()
+    return picture
+
+
+def _noise(networks: Networks, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=networks.dtype).to(networks.device)
+
+
+def _step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": list(generators)} if takes_noise else {}

@@ -1,0 +1,73 @@
+"""Requests wait here: they are drawn in batches, and a crash is blamed on the request that caused it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from contracts.errors import DreamdropError, GenerationFailed
+from contracts.generation import CONCURRENT_INVOCATIONS, MAX_IMAGES_PER_REQUEST
+from inference_container.batching import next_batch
+from inference_container.payload import Invocation
+from inference_container.worker_process import WorkerAnswer, WorkerProcess
+
+MOST_PICTURES = max(CONCURRENT_INVOCATIONS, MAX_IMAGES_PER_REQUEST)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Waiting:
+    invocation: Invocation
+    answer: Future[WorkerAnswer] = field(default_factory=Future)
+
+
+class Dispatcher:
+    def __init__(self, worker: WorkerProcess, most_pictures: int = MOST_PICTURES) -> None:
+        self._worker = worker
+        self._most_pictures = most_pictures
+        self._arrived = threading.Condition()
+        self._waiting: list[_Waiting] = []
+
+    def start(self) -> None:
+        threading.Thread(target=self._draw_what_waits, daemon=True).start()
+
+    def draw(self, invocation: Invocation) -> WorkerAnswer:
+        """Waits for the answer. Raises DreamdropError when there is none."""
+        mine = _Waiting(invocation)
+        with self._arrived:
+            self._waiting.append(mine)
+            self._arrived.notify()
+        return mine.answer.result()
+
+    def _draw_what_waits(self) -> None:
+        while True:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._waiting)
+            self._worker.wait_until_ready()  # meanwhile others arrive, and are drawn together with the first
+            with self._arrived:
+                chosen = next_batch([one.invocation.payload for one in self._waiting], self._most_pictures)
+                batch = [self._waiting[index] for index in chosen]
+                self._waiting = [one for one in self._waiting if one not in batch]
+            self._draw(batch)
+
+    def _draw(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            answers = self._worker.ask([one.invocation for one in batch])
+        except GenerationFailed as error:
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+                return
+            _log.warning("%d requests failed together; each is drawn alone now: %s", len(batch), error)
+            for one in batch:
+                self._draw([one])
+        except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
+            _log.exception("a batch failed")
+            for one in batch:
+                one.answer.set_exception(error if isinstance(error, DreamdropError) else GenerationFailed(str(error)))
+        else:
+            for one, answer in zip(batch, answers, strict=True):
+                one.answer.set_result(answer)

@@ -1,0 +1,79 @@
+"""What was made at run time, found again and removed: SageMaker's resources, their scaling and their alarms.
+
+Names begin with the deployment's prefix, but so may those of another deployment, whose prefix is a longer one: what is
+ours is what runs under our roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from lambdas.adapters.clients import client, error_code
+from lambdas.domain.endpoints import scalable, wake_alarm_name
+
+
+class StillChanging(Exception):
+    """The endpoint cannot be deleted before it has been created or updated."""
+
+
+def models_of(prefix: str, role_arn: str) -> list[str]:
+    """A model and its endpoint configuration have the same name."""
+    names = [item["ModelName"] for item in _listed("list_models", "Models", prefix)]
+    sagemaker = client("sagemaker")
+    return [name for name in names if sagemaker.describe_model(ModelName=name).get("ExecutionRoleArn") == role_arn]
+
+
+def endpoints_with(configs: set[str], prefix: str) -> list[str]:
+    names = [item["EndpointName"] for item in _listed("list_endpoints", "Endpoints", prefix)]
+    sagemaker = client("sagemaker")
+    return [name for name in names if sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"] in configs]
+
+
+def running_jobs_of(prefix: str, role_arn: str) -> list[str]:
+    listed = _listed("list_training_jobs", "TrainingJobSummaries", prefix, StatusEquals="InProgress")
+    names = [item["TrainingJobName"] for item in listed]
+    sagemaker = client("sagemaker")
+    return [name for name in names if sagemaker.describe_training_job(TrainingJobName=name)["RoleArn"] == role_arn]
+
+
+def stop_job(name: str) -> None:
+    _unless_gone("sagemaker", "stop_training_job", TrainingJobName=name)
+
+
+def remove_endpoint(name: str) -> None:
+    """Its scaling first, while there is something to scale. Raises StillChanging."""
+    _unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(name))
+    client("cloudwatch").delete_alarms(AlarmNames=[wake_alarm_name(name)])
+    try:
+        _unless_gone("sagemaker", "delete_endpoint", EndpointName=name)
+    except ClientError as error:
+        if error_code(error) == "ValidationException" and "in-progress" in str(error):
+            raise StillChanging(name) from error
+        raise
+
+
+def remove_model(name: str) -> None:
+    """With its endpoint configuration."""
+    _unless_gone("sagemaker", "delete_endpoint_config", EndpointConfigName=name)
+    _unless_gone("sagemaker", "delete_model", ModelName=name)
+
+
+def _listed(operation: str, key: str, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:
+    pages = client("sagemaker").get_paginator(operation).paginate(NameContains=f"{prefix}-", **more)
+    for page in pages:
+        for item in page[key]:
+            name = next(value for field, value in item.items() if field.endswith("Name"))
+            if name.startswith(f"{prefix}-"):
+                yield item
+
+
+def _unless_gone(service: str, operation: str, **request: Any) -> None:
+    try:
+        getattr(client(service), operation)(**request)
+    except ClientError as error:
+        gone = error_code(error) in ("ObjectNotFoundException", "ResourceNotFound") or "Could not find" in str(error)
+        if not gone:
+            raise

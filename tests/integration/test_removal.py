@@ -1,0 +1,174 @@
+"""The end of the stack, against moto: what was made at run time goes, and what is another deployment's stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from lambdas.adapters import hosting, leftovers
+from lambdas.adapters.clients import client
+from lambdas.domain.endpoints import EndpointPlan
+from lambdas.hosting import remove_endpoints
+from tests.integration.conftest import ACCOUNT, Account, Context
+
+OUR_ROLE = f"arn:aws:iam::{ACCOUNT}:role/ours"
+OTHER_ROLE = f"arn:aws:iam::{ACCOUNT}:role/others"
+TRAINING_ROLE = f"arn:aws:iam::{ACCOUNT}:role/training"
+
+
+class PatientContext(Context):
+    remaining_ms = 900_000
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.remaining_ms
+
+
+@pytest.fixture
+def cloudformation() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(ResponseURL, what was put there)."""
+    answers: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            answers.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/answer", answers
+    server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _variables(monkeypatch: pytest.MonkeyPatch, account: Account) -> None:
+    monkeypatch.setenv("RESOURCE_PREFIX", "dream")
+    monkeypatch.setenv("TRAINING_ROLE_ARN", TRAINING_ROLE)
+    monkeypatch.setenv("INFERENCE_ROLE_ARN", OUR_ROLE)
+
+
+def plan(prefix: str, base_model: str, role_arn: str) -> EndpointPlan:
+    return EndpointPlan(
+        prefix=prefix,
+        base_model=base_model,
+        base_model_checksum="0" * 64,
+        bucket="photos",
+        image="image",
+        role_arn=role_arn,
+        instance_type="ml.g4dn.xlarge",
+        max_instances=1,
+        success_topic_arn="arn:aws:sns:us-east-1:123456789012:drawn",
+        error_topic_arn="arn:aws:sns:us-east-1:123456789012:not-drawn",
+    )
+
+
+def host(made: EndpointPlan) -> None:
+    hosting.create(made)
+    hosting.let_it_sleep(made)
+
+
+def train(name: str, role_arn: str) -> None:
+    client("sagemaker").create_training_job(
+        TrainingJobName=name,
+        RoleArn=role_arn,
+        AlgorithmSpecification={"TrainingImage": "image", "TrainingInputMode": "File"},
+        OutputDataConfig={"S3OutputPath": "s3://photos/models/"},
+        ResourceConfig={"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+        StoppingCondition={"MaxRuntimeInSeconds": 60},
+    )
+
+
+def event(kind: str, url: str) -> dict[str, Any]:
+    return {
+        "RequestType": kind,
+        "ResponseURL": url,
+        "StackId": "stack",
+        "RequestId": "request",
+        "LogicalResourceId": "RuntimeResources",
+    }
+
+
+def left(kind: str, key: str, name: str) -> set[str]:
+    return {item[name] for item in getattr(client("sagemaker"), f"list_{kind}")()[key]}
+
+
+def test_the_end_of_the_stack_removes_all_of_ours_and_nothing_else(
+    cloudformation: tuple[str, list[dict[str, Any]]],
+) -> None:
+    url, answers = cloudformation
+    ours = [plan("dream", name, OUR_ROLE) for name in ("toyworld", "sd-2.1")]
+    neighbour = plan("dream-b", "toyworld", OTHER_ROLE)  # whose names begin like ours
+    for made in (*ours, neighbour):
+        host(made)
+    for made in ("Create", "Update"):
+        remove_endpoints.handler(event(made, url), PatientContext())  # type: ignore[arg-type]
+    assert len(left("endpoints", "Endpoints", "EndpointName")) == 3
+
+    remove_endpoints.handler(event("Delete", url), PatientContext())  # type: ignore[arg-type]
+    assert [answer["Status"] for answer in answers] == ["SUCCESS"] * 3
+    assert {answer["PhysicalResourceId"] for answer in answers} == {"endpoints"}
+    assert left("endpoints", "Endpoints", "EndpointName") == {neighbour.endpoint_name}
+    assert left("models", "Models", "ModelName") == {neighbour.config_name}
+    assert left("endpoint_configs", "EndpointConfigs", "EndpointConfigName") == {neighbour.config_name}
+    targets = client("application-autoscaling").describe_scalable_targets(ServiceNamespace="sagemaker")
+    assert [found["ResourceId"] for found in targets["ScalableTargets"]] == [neighbour.target()["ResourceId"]]
+    alarms = {alarm["AlarmName"] for alarm in client("cloudwatch").describe_alarms()["MetricAlarms"]}
+    assert f"{neighbour.endpoint_name}-wake" in alarms
+    assert not {f"{made.endpoint_name}-wake" for made in ours} & alarms
+
+    remove_endpoints.handler(event("Delete", url), PatientContext())  # type: ignore[arg-type]  # safe to repeat
+    assert answers[-1]["Status"] == "SUCCESS"
+
+
+def test_running_training_jobs_are_stopped(monkeypatch: pytest.MonkeyPatch, cloudformation: Any) -> None:
+    url, _ = cloudformation
+    stopped: list[str] = []
+    monkeypatch.setattr(leftovers, "stop_job", stopped.append)
+    monkeypatch.setattr(leftovers, "running_jobs_of", lambda prefix, role: [f"{prefix}-rex", role])
+    remove_endpoints.handler(event("Delete", url), PatientContext())  # type: ignore[arg-type]
+    assert stopped == ["dream-rex", TRAINING_ROLE]
+
+
+def test_only_running_jobs_under_our_role_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("dream-rex-1", TRAINING_ROLE)
+    train("dream-b-rex-1", OTHER_ROLE)
+    assert leftovers.running_jobs_of("dream", TRAINING_ROLE) == []  # moto's jobs end at once
+    real = leftovers._listed
+
+    def as_if_running(*arguments: str, **_status: str) -> Iterator[dict[str, Any]]:
+        return real(*arguments)
+
+    monkeypatch.setattr(leftovers, "_listed", as_if_running)
+    assert leftovers.running_jobs_of("dream", TRAINING_ROLE) == ["dream-rex-1"]
+
+
+def test_an_endpoint_that_is_still_changing_is_waited_for_and_then_reported(
+    monkeypatch: pytest.MonkeyPatch, cloudformation: Any
+) -> None:
+    url, answers = cloudformation
+    host(plan("dream", "toyworld", OUR_ROLE))
+    context = PatientContext()
+    monkeypatch.setattr(remove_endpoints, "PAUSE_SECONDS", 0)
+    tries: list[str] = []
+
+    def changing(name: str) -> None:
+        tries.append(name)
+        if len(tries) == 3:
+            context.remaining_ms = 1
+        raise leftovers.StillChanging(name)
+
+    monkeypatch.setattr(leftovers, "remove_endpoint", changing)
+    remove_endpoints.handler(event("Delete", url), context)  # type: ignore[arg-type]
+    assert len(tries) == 3
+    assert answers[-1]["Status"] == "FAILED"
+    assert "dream-toyworld" in answers[-1]["Reason"]
+    assert "again" in answers[-1]["Reason"]
+    assert left("models", "Models", "ModelName")  # found again the next time
