@@ -25,6 +25,7 @@ from contracts.storage import (
     class_image_folder,
 )
 from infra.constructs.alarms import Alarms
+from infra.constructs.dashboard import Dashboard
 from infra.constructs.dataset_intake import DatasetIntake
 from infra.constructs.functions import Functions
 from infra.constructs.generation_api import GenerationApi
@@ -76,16 +77,13 @@ class ServiceStack(Stack):
             quiet_period_seconds=settings.quiet_period_seconds,
         )
         api = GenerationApi(self, "Api", settings=settings, functions=functions)
-        alarms = Alarms(
-            self,
-            "Alarms",
-            dead_letters={
-                "Datasets": intake.dead_letters,
-                "Generations": hosting.dead_letters,
-                "BrokenExecutions": training.dead_letters,
-            },
-            machine=training.machine,
-        )
+        watched = {
+            "Datasets": intake.dead_letters,
+            "Generations": hosting.dead_letters,
+            "BrokenExecutions": training.dead_letters,
+        }
+        alarms = Alarms(self, "Alarms", prefix=settings.prefix, dead_letters=watched, machine=training.machine)
+        Dashboard(self, "Dashboard", prefix=settings.prefix, dead_letters=watched, machine=training.machine)
 
         states = training.states
         for function in (

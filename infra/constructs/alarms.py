@@ -1,6 +1,8 @@
-"""What a person should hear of: messages that were set aside, and executions that failed."""
+"""What a person should hear of. Each alarm has its section in docs/operations.md, and says so."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from aws_cdk import Aws, Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -10,9 +12,12 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_cloudwatch_actions import SnsAction
 from constructs import Construct
 
+from contracts.metrics import GENERATIONS_FAILED, SECONDS_QUEUED, UNEXPECTED_ERRORS
 from infra.constructs.messaging import topic
 
 PERIOD = Duration.minutes(5)
+PICTURES_FAILING = 3  # within a period: one may be the caller's own fault
+LONGEST_WAIT_SECONDS = 1800  # an endpoint that wakes needs a third of it
 
 
 class Alarms(Construct):
@@ -21,7 +26,8 @@ class Alarms(Construct):
         scope: Construct,
         id: str,
         *,
-        dead_letters: dict[str, sqs.Queue],
+        prefix: str,
+        dead_letters: Mapping[str, sqs.Queue],
         machine: sfn.StateMachine,
     ) -> None:
         """`dead_letters`: what the messages in each queue were about -> the queue."""
@@ -39,7 +45,7 @@ class Alarms(Construct):
             self._raise(
                 f"{about}NotHandled",
                 queue.metric_approximate_number_of_messages_visible(period=PERIOD, statistic="max"),
-                f"Messages were set aside in {queue.queue_name}. Read their function's log, then redrive the queue.",
+                f"Messages were set aside in {queue.queue_name}.",
             )
         self._raise(
             "ExecutionsFailed",
@@ -49,18 +55,41 @@ class Alarms(Construct):
         self._raise(
             "ExecutionsTimedOut",
             machine.metric_timed_out(period=PERIOD, statistic="sum"),
-            "A training run did not end in time. See the execution's history.",
+            "A training run did not end in time.",
         )
+        self._raise(
+            "PicturesFailing",
+            own_metric(prefix, GENERATIONS_FAILED, "sum"),
+            "Several requests for pictures failed.",
+            threshold=PICTURES_FAILING,
+        )
+        self._raise(
+            "PicturesWaiting",
+            own_metric(prefix, SECONDS_QUEUED, "max"),
+            "A request for pictures waited for half an hour or more.",
+            threshold=LONGEST_WAIT_SECONDS,
+        )
+        self._raise("UnexpectedErrors", own_metric(prefix, UNEXPECTED_ERRORS, "sum"), "The API answered with a 500.")
 
-    def _raise(self, id: str, metric: cloudwatch.Metric, description: str) -> None:
+    def _raise(self, id: str, metric: cloudwatch.IMetric, description: str, threshold: float = 1) -> None:
         alarm = cloudwatch.Alarm(
             self,
             id,
             metric=metric,
-            threshold=1,
+            threshold=threshold,
             evaluation_periods=1,
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-            alarm_description=description,
+            alarm_description=f"{description} What to do: docs/operations.md, {id}.",
         )
         alarm.add_alarm_action(SnsAction(self.topic))
+
+
+def own_metric(prefix: str, name: str, statistic: str) -> cloudwatch.Metric:
+    return cloudwatch.Metric(
+        namespace=prefix,
+        metric_name=name,
+        dimensions_map={"service": prefix},
+        statistic=statistic,
+        period=PERIOD,
+    )

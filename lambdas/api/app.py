@@ -25,6 +25,7 @@ from contracts.errors import (
     UnknownSubject,
 )
 from contracts.generation import MAX_PAYLOAD_BYTES, Generation, GenerationRequest, Picture, PictureSource
+from contracts.metrics import GENERATIONS_ACCEPTED
 from contracts.pipeline import Subject
 from contracts.policy import check_prompts
 from contracts.storage import GENERATION_PATTERN, progress_key, source_prefix
@@ -166,7 +167,7 @@ def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> Gene
         generations.fail(row.id, datetime.now(UTC), failed.report)
         raise failed from error
     generations.mark_submitted(row.id)
-    metrics.add_metric(name="GenerationsAccepted", unit="Count", value=row.request.images)
+    metrics.add_metric(name=GENERATIONS_ACCEPTED, unit="Count", value=row.request.images)
     try:
         hosting.wake(endpoint)
     except (ClientError, BotoCoreError):  # the alarm wakes it a minute later

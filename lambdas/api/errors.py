@@ -9,6 +9,7 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from pydantic import ValidationError
 
 from contracts.errors import CallerError, DreamdropError, ErrorReport, InternalError, InvalidRequest
+from contracts.metrics import UNEXPECTED_ERRORS
 from contracts.training import describe
 from lambdas.adapters.observability import logger, metrics
 
@@ -37,7 +38,7 @@ def _no_route(_error: NotFoundError) -> Response[str]:
 
 def _unexpected(error: Exception) -> Response[str]:
     logger.exception("unexpected", exc_info=error)
-    metrics.add_metric(name="UnexpectedErrors", unit="Count", value=1)
+    metrics.add_metric(name=UNEXPECTED_ERRORS, unit="Count", value=1)
     return _answer(500, InternalError("The request failed unexpectedly.").report)
 
 

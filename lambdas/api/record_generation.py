@@ -13,6 +13,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from contracts.environment import StoreEnvironment
 from contracts.errors import GenerationFailed
 from contracts.generation import InferenceAnswer
+from contracts.metrics import GENERATIONS_FAILED, PICTURES_MADE, SECONDS_QUEUED
 from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, image_key
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
@@ -41,7 +42,7 @@ def end(record: SQSRecord) -> None:
         report = failure([explanation.decode(errors="replace"), notice.failureReason or ""])
         if generations.fail(notice.inferenceId, finished_at, report):
             logger.warning("generation failed", extra={"report": report.model_dump()})
-            metrics.add_metric(name="GenerationsFailed", unit="Count", value=1)
+            metrics.add_metric(name=GENERATIONS_FAILED, unit="Count", value=1)
 
 
 def _succeed(
@@ -61,7 +62,8 @@ def _succeed(
         bucket.write(key, base64.b64decode(image, validate=True), media_type(form), row.metadata(seed))
     spent = timings(notice.total_ms, answer.timings.load_ms, answer.timings.compute_ms)
     if generations.succeed(row.id, finished_at, keys, answer.seeds, spent):
-        metrics.add_metric(name="PicturesMade", unit="Count", value=len(keys))
+        metrics.add_metric(name=PICTURES_MADE, unit="Count", value=len(keys))
+        metrics.add_metric(name=SECONDS_QUEUED, unit="Seconds", value=(spent.queued_ms or 0) / 1000)
 
 
 def _read(bucket: DataBucket, uri: str | None, prefix: str) -> bytes | None:

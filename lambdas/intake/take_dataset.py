@@ -18,6 +18,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from contracts.environment import IntakeEnvironment
 from contracts.errors import InvalidSubjectName
+from contracts.metrics import DATASETS_TAKEN
 from contracts.pipeline import DatasetTaken, SubjectEvent, TakenFile, TakenManifest
 from contracts.storage import check_subject, dataset_prefix, parse_dataset_key, run_id, taken_manifest_key
 from lambdas.adapters import events
@@ -58,7 +59,7 @@ def take(record: SQSRecord) -> None:
     events.start_execution(env.state_machine_arn, taken)
     if first_delivery:
         logger.info("dataset taken", extra={"correlation_id": taken.run_id, "files": len(files)})
-        metrics.add_metric(name="DatasetsTaken", unit="Count", value=1)
+        metrics.add_metric(name=DATASETS_TAKEN, unit="Count", value=1)
 
 
 def _name(

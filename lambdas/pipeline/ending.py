@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contracts.environment import TellEnvironment
 from contracts.errors import ErrorReport
+from contracts.metrics import RUNS_FAILED
 from contracts.pipeline import DatasetTaken, SubjectEvent
 from lambdas.adapters import events
 from lambdas.adapters.observability import metrics
@@ -22,5 +23,5 @@ def end_as_failed(env: TellEnvironment, taken: DatasetTaken, report: ErrorReport
     if subjects.is_running(taken):  # told first: what dies in between is told again, not never
         events.publish(env.subject_topic_arn, failed)
     if subjects.fail(taken, report):
-        metrics.add_metric(name="RunsFailed", unit="Count", value=1)
+        metrics.add_metric(name=RUNS_FAILED, unit="Count", value=1)
     return failed

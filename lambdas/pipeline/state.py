@@ -10,6 +10,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel
 
 from contracts.errors import CallerError, DreamdropError
+from contracts.metrics import RUNS_REFUSED
 from contracts.pipeline import DatasetTaken
 from lambdas.adapters.observability import logger, metrics, tracer
 
@@ -29,7 +30,7 @@ def state(model: type[Payload]) -> Callable[[Callable[[Payload], BaseModel]], Ha
             except DreamdropError as error:
                 log = logger.info if isinstance(error, CallerError) else logger.error
                 log(str(error), extra={"code": error.code})
-                metrics.add_metric(name="RunsRefused", unit="Count", value=1)
+                metrics.add_metric(name=RUNS_REFUSED, unit="Count", value=1)
                 raise
 
         instrumented: Handler = logger.inject_lambda_context(clear_state=True)(

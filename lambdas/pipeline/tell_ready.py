@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contracts.environment import TellEnvironment
+from contracts.metrics import SUBJECTS_READY
 from contracts.pipeline import SubjectEvent, VersionHosted
 from lambdas.adapters import events
 from lambdas.adapters.configuration import environment
@@ -25,5 +26,5 @@ def handler(hosted: VersionHosted) -> SubjectEvent:
     if subjects.is_running(hosted):  # told first: what dies in between is told again, not never
         events.publish(env.subject_topic_arn, ready)
     if subjects.succeed(hosted):
-        metrics.add_metric(name="SubjectsReady", unit="Count", value=1)
+        metrics.add_metric(name=SUBJECTS_READY, unit="Count", value=1)
     return ready

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
+from contracts import metrics
 from infra.settings import LOCAL, PRODUCTION
 from tests.infra.synthesis import Synthesis
 
@@ -91,3 +95,35 @@ def test_every_dead_letter_queue_has_an_alarm_that_is_heard(production: Synthesi
     assert watched == dead_letters
     assert all(alarm["AlarmActions"] for alarm in alarms)
     assert {alarm["MetricName"] for alarm in alarms} >= {"ExecutionsFailed", "ExecutionsTimedOut"}
+
+
+def test_every_alarm_has_its_section_in_the_runbook(production: Synthesis) -> None:
+    runbook = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    sections = set(re.findall(r"^### (\w+)$", runbook, re.MULTILINE))
+    described = {
+        alarm["AlarmDescription"]["Fn::Join"][1][-1]
+        if isinstance(alarm["AlarmDescription"], dict)
+        else (alarm["AlarmDescription"])
+        for alarm in production.properties("AWS::CloudWatch::Alarm").values()
+    }
+    named = {re.search(r"docs/operations\.md, (\w+)\.$", text)[1] for text in described}  # type: ignore[index]
+    assert named == sections
+
+
+def test_alarms_and_dashboard_watch_what_the_functions_count(production: Synthesis) -> None:
+    """The namespace and the dimension of Powertools' metrics, which no reference ties to the functions."""
+    [function] = [
+        one for name, one in production.functions().items() if name == "lambdas.api.record_generation.handler"
+    ]
+    variables = function["Environment"]["Variables"]
+    ours = [
+        alarm
+        for alarm in production.properties("AWS::CloudWatch::Alarm").values()
+        if alarm["Namespace"] == variables["POWERTOOLS_METRICS_NAMESPACE"]
+    ]
+    assert {alarm["MetricName"] for alarm in ours} == {"GenerationsFailed", "SecondsQueued", "UnexpectedErrors"}
+    for alarm in ours:
+        assert alarm["Dimensions"] == [{"Name": "service", "Value": variables["POWERTOOLS_SERVICE_NAME"]}]
+    [dashboard] = production.properties("AWS::CloudWatch::Dashboard").values()
+    body = json.dumps(dashboard["DashboardBody"])
+    assert all(getattr(metrics, name) in body for name in dir(metrics) if name.isupper())

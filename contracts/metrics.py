@@ -1,0 +1,16 @@
+"""Names of our own metrics: counted by the functions, watched by alarms and the dashboard.
+
+Their namespace is the deployment's prefix; their one dimension, `service`, has the same value.
+"""
+
+from __future__ import annotations
+
+DATASETS_TAKEN = "DatasetsTaken"
+RUNS_REFUSED = "RunsRefused"
+RUNS_FAILED = "RunsFailed"
+SUBJECTS_READY = "SubjectsReady"
+GENERATIONS_ACCEPTED = "GenerationsAccepted"
+GENERATIONS_FAILED = "GenerationsFailed"
+PICTURES_MADE = "PicturesMade"
+SECONDS_QUEUED = "SecondsQueued"
+UNEXPECTED_ERRORS = "UnexpectedErrors"
