@@ -15,7 +15,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy check check-template toyworld bench-toyworld bench-train up down status synth deploy destroy clean
+.PHONY: help demo test test-deploy check check-template toyworld bench-toyworld bench-train bench-generate up down status synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -65,6 +65,9 @@ bench-toyworld: $(VENV)/.run  ## how well Toyworld draws and learns: two hours; 
 # REFERENCE: a checkout of diffusers' example scripts; without it the program says where they are.
 bench-train: $(VENV)/.run  ## our trainer beside diffusers' scripts: REFERENCE=DIR, ten minutes
 	@$(BIN)/python -m benchmarks.train $(if $(REFERENCE),--reference $(REFERENCE))
+
+bench-generate: $(VENV)/.run  ## our generator beside diffusers' own pipeline: ten minutes
+	@$(BIN)/python -m benchmarks.generate
 
 synth: $(VENV)/.run  ## the CloudFormation templates, into cdk.out
 	@CDK_OUTDIR=cdk.out CDK_CONTEXT_JSON='{"environment": "$(ENVIRONMENT)", "prefix": "$(PREFIX)"}' $(BIN)/python app.py

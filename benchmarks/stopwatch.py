@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-STATUS = Path("/proc/self/status")  # getrusage would count what the parent held when it forked
+from benchmarks.machine import peak_resident
+
+STATUS = Path("/proc/self/status")
 
 
 class Stopwatch:
@@ -47,12 +49,6 @@ class Stopwatch:
             times = [self._times[0] + self._events[0].elapsed_time(event) / 1000 for event in self._events]
             peak = torch.cuda.max_memory_allocated()
         return {"steps": times, "processor": self._processor, "peak_bytes": peak}
-
-
-def peak_resident(status: str) -> int:
-    """Bytes."""
-    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
 
 
 def main() -> None:

@@ -13,10 +13,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from benchmarks.machine import machine
 from benchmarks.plan import METHODS, Plan
 from benchmarks.progress import say
 from benchmarks.records import Record, Records, model_key
-from benchmarks.report import machine, table
+from benchmarks.report import table
 from benchmarks.results import Results, collect
 from contracts.artifact import GENERATION_DEFAULTS, TRAINING_DEFAULTS, BaseModelManifest
 from contracts.generation import GenerationDefaults, Sampling, Scheduler

@@ -7,20 +7,20 @@ a process of its own, prints a table and writes benchmarks/train.json. On a mach
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+from benchmarks.machine import Device, beside_others, gpu_name, machine, versions
+from benchmarks.models import ModelName, prepare_model
 from benchmarks.progress import say
 from benchmarks.reference import ReferenceMissing, account_of, find_scripts
-from benchmarks.report import machine
-from benchmarks.train_plan import Case, Device, ModelName, cases_on
+from benchmarks.train_plan import Case, cases_on
 from benchmarks.train_report import Measured, record, rows_of, table
-from benchmarks.train_runs import SIDES, Side, Timing, lay_out, prepare_model, program_of, run
+from benchmarks.train_runs import SIDES, Side, Timing, lay_out, program_of, run
 from contracts.training import Method
 
 OUT = Path("benchmarks/train.json")
@@ -67,23 +67,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def gpu_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-
-
-def versions(libraries: Sequence[str]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {}
-    for library in libraries:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def measure(case: Case, base_model: Path, scripts: Mapping[Method, Path], device: Device, repeats: int) -> Measured:
     """Taking turns, so that what else the machine does falls on both."""
     timings: dict[Side, list[Timing]] = {side: [] for side in SIDES}
@@ -95,12 +78,6 @@ def measure(case: Case, base_model: Path, scripts: Mapping[Method, Path], device
             timings[side].append(timing)
             say(f"{case.name}, {side}: {timing.steps_a_second:.2f} steps a second")
     return timings
-
-
-def beside_others(out: Path, device: Device, found: dict[str, Any]) -> dict[str, Any]:
-    """What was measured on the other kind of device stays."""
-    known: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    return known | {device: found}
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from benchmarks.machine import Device
+from benchmarks.models import ModelName
 from benchmarks.outcomes import Bar
 from contracts.training import Hyperparameters
-
-Device = Literal["cpu", "cuda"]
-ModelName = Literal["sd21/4", "toyworld", "sd21"]
 
 WARM_UP = 5  # steps that are not counted
 LORA_RANK = 4

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.outcomes import Bar
+from benchmarks.tables import aligned, bar_cells, verdict
 from benchmarks.train_plan import MEMORY, PROCESSOR, SPEED, START, Case, share_of_floor
 from benchmarks.train_runs import Side, Timing, best_of, record_of
 
@@ -49,18 +50,13 @@ def rows_of(case: Case, measured: Measured, gpu: str) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    cells = [HEADINGS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     missed = [f"{row.case}: {row.measure}" for row in rows if row.holds is False]
-    lines += ["", "every bar holds" if not missed else f"bars that do not hold: {'; '.join(missed)}"]
-    return "\n".join(lines)
+    return "\n".join([*aligned([HEADINGS, *map(_cells, rows)]), "", verdict(missed)])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    bar = "" if row.bar is None else f"{row.bar.sense} {row.bar.value:g}"
-    holds = {None: "", True: "yes", False: "NO"}[row.holds]
-    return (row.case, row.measure, f"{row.ours:.3g}", f"{row.reference:.3g}", f"{row.ratio:.2f}", bar, holds)
+    figures = (f"{row.ours:.3g}", f"{row.reference:.3g}", f"{row.ratio:.2f}")
+    return (row.case, row.measure, *figures, *bar_cells(row.bar, row.holds))
 
 
 def record(case: Case, measured: Measured, rows: Sequence[Row]) -> dict[str, Any]:

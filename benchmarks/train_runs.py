@@ -15,12 +15,12 @@ from random import Random
 from statistics import fmean, median
 from typing import Any, Literal
 
+from benchmarks.machine import Device
 from benchmarks.plan import SEED
 from benchmarks.reference import Inputs, flags_of
-from benchmarks.train_plan import CLASS_PICTURES, MEASURED, PHOTOS, WARM_UP, Case, Device, ModelName
-from contracts.storage import CLASS_IMAGES, DATASET_INFO, MANIFEST
+from benchmarks.train_plan import CLASS_PICTURES, MEASURED, PHOTOS, WARM_UP, Case
+from contracts.storage import CLASS_IMAGES, DATASET_INFO
 from contracts.training import Method
-from dreamdrop.base_models import describe_directory
 from toyworld.scenes import draw_scene, sample_attributes, sample_view, toy_of
 from toyworld.subjects import class_prompt, draw_photo, instance_prompt
 
@@ -28,7 +28,6 @@ Side = Literal["ours", "reference"]
 SIDES: tuple[Side, ...] = ("ours", "reference")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TOYWORLD = REPOSITORY / "toyworld" / "base_model"
 SUBJECT = "robot"
 TOLD_OF_A_FAILURE = 3000  # characters
 
@@ -44,21 +43,6 @@ class Timing:
     peak_mib: float
     mean_step_seconds: float  # also counts what happens now and then
     processor_seconds: float  # of the median step: hardly changed by what else the machine does
-
-
-def prepare_model(folder: Path, name: ModelName) -> Path:
-    if name == "toyworld":
-        return TOYWORLD
-    from benchmarks.random_models import build_sd21
-
-    directory = folder / name.replace("/", "-")
-    if name == "sd21":
-        build_sd21(directory, resolution=512)
-    else:
-        build_sd21(directory, resolution=128, shrink=4, text_layers=2)
-    manifest = describe_directory(directory, "benchmark", "random weights", "Apache-2.0")
-    (directory / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
-    return directory
 
 
 def lay_out(folder: Path, case: Case, base_model: Path, device: Device) -> Inputs:

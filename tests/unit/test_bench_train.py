@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.machine import Device, beside_others, peak_resident
 from benchmarks.outcomes import Bar
 from benchmarks.reference import COMMIT, REPOSITORY, SCRIPTS, Inputs, ReferenceMissing, find_scripts, flags_of
-from benchmarks.stopwatch import Stopwatch, peak_resident
-from benchmarks.train import beside_others, main
-from benchmarks.train_plan import MEMORY, SPEED, START, WARM_UP, Case, Device, cases_on, share_of_floor
+from benchmarks.stopwatch import Stopwatch
+from benchmarks.train import main
+from benchmarks.train_plan import MEMORY, SPEED, START, WARM_UP, Case, cases_on, share_of_floor
 from benchmarks.train_report import FLOOR, Row, record, rows_of, table
 from benchmarks.train_runs import Timing, best_of, lay_out, program_of, timing_of
 from contracts.training import DatasetInfo, Hyperparameters, JobHyperparameters
