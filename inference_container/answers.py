@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from contracts.generation import InferenceAnswer, InferenceTimings
+from contracts.generation import InferenceAnswer, InferenceTimings, PictureFormat
 from inference_container.generator import Drawing
 from inference_container.payload import Invocation
-from inference_container.pictures import to_file
+from inference_container.pictures import Pixels, to_file
+
+_ENCODERS = ThreadPoolExecutor(4)  # encoding takes tens of milliseconds a picture, while a GPU waits
 
 
 def render(invocation: Invocation, drawing: Drawing) -> bytes:
@@ -17,10 +22,8 @@ def render(invocation: Invocation, drawing: Drawing) -> bytes:
     if invocation.form == "rgb":
         arrays = [picture.tolist() for picture in drawing.pictures]
         return _compact(_under_key(invocation, arrays) | {"prompt": prompt})
-    encoded = [
-        base64.b64encode(to_file(picture, invocation.form, origin)).decode()
-        for picture, origin in zip(drawing.pictures, drawing.origins, strict=True)
-    ]
+    encode = partial(_encoded, form=invocation.form)
+    encoded = list(_ENCODERS.map(encode, drawing.pictures, drawing.origins))
     if invocation.plain_text:
         return _compact(_under_key(invocation, encoded) | {"prompt": prompt})
     answer = InferenceAnswer(
@@ -30,6 +33,10 @@ def render(invocation: Invocation, drawing: Drawing) -> bytes:
         timings=InferenceTimings(load_ms=drawing.load_ms, compute_ms=drawing.compute_ms),
     )
     return answer.model_dump_json().encode()
+
+
+def _encoded(picture: Pixels, origin: Mapping[str, object], form: PictureFormat) -> str:
+    return base64.b64encode(to_file(picture, form, origin)).decode()
 
 
 def _under_key(invocation: Invocation, pictures: list[object] | list[str]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from contracts.artifact import REQUIRED_BASE_MODEL_FILES, BaseModelManifest, checksum_of
+from contracts.artifact import BaseModelManifest
 from contracts.errors import InvalidBaseModel
-from contracts.storage import MANIFEST
-from inference_container.files import DamagedFile, verify
+from inference_container.base_files import begin_verification
 
 # What diffusers, transformers and safetensors raise when files do not fit each other.
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
@@ -66,16 +65,11 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_base_model(directory: Path, device: torch.device) -> BaseModel:
-    """Verifies every file against manifest.json first. Raises InvalidBaseModel."""
-    try:
-        manifest = BaseModelManifest.model_validate_json((directory / MANIFEST).read_bytes())
-        verify(directory, manifest.files)
-    except (OSError, ValidationError, DamagedFile) as error:
-        raise InvalidBaseModel(f"The base model in {directory} is not usable: {error}.") from error
-    described = {entry.path for entry in manifest.files}
-    if manifest.checksum != checksum_of(manifest.files) or not described.issuperset(REQUIRED_BASE_MODEL_FILES):
-        raise InvalidBaseModel(f"The manifest of the base model {manifest.id} contradicts itself.")
+def load_base_model(
+    directory: Path, device: torch.device, verification: Future[BaseModelManifest] | None = None
+) -> BaseModel:
+    """Every file is verified first; that may have begun before. Raises InvalidBaseModel."""
+    manifest = (verification or begin_verification(directory)).result()
     try:
         networks = Networks(
             tokenizer=CLIPTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True),

@@ -7,16 +7,15 @@ Other brackets are text like any other, as in JumpStart's contract.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from contracts.generation import WEIGHED_PART
 from inference_container.networks import Networks
 
-_WEIGHED = re.compile(r"\(([^()]+):([0-9]*\.?[0-9]+)\)")
 MAX_WEIGHT = 4.0  # beyond it pictures fall apart
 
 
@@ -35,7 +34,7 @@ def split_weights(prompt: str) -> list[Part]:
     """'a dog with a (red scarf:1.4)' -> ('a dog with a ', 1), ('red scarf', 1.4)."""
     parts: list[Part] = []
     start = 0
-    for found in _WEIGHED.finditer(prompt):
+    for found in WEIGHED_PART.finditer(prompt):
         parts.append(Part(prompt[start : found.start()], 1.0))
         parts.append(Part(found[1], min(float(found[2]), MAX_WEIGHT)))
         start = found.end()

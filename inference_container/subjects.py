@@ -120,17 +120,18 @@ class SubjectStore:
             partial.mkdir()
             try:
                 with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-                    list(pool.map(lambda entry: self._download_file(manifest.prefix, entry.path, partial), files))
-                verify(partial, files)
+                    list(pool.map(lambda entry: self._download_file(manifest.prefix, entry, partial), files))
             except (ClientError, BotoCoreError, DamagedFile, OSError) as error:
                 name = f"{manifest.subject} {manifest.version}"
                 raise HostingFailed(f"The model {name} cannot be fetched whole: {error}.") from error
             partial.rename(directory)
 
-    def _download_file(self, prefix: str, path: str, directory: Path) -> None:
-        target = path_within(directory, path)
+    def _download_file(self, prefix: str, entry: FileEntry, directory: Path) -> None:
+        """Verified at once, while the others still come. Raises DamagedFile."""
+        target = path_within(directory, entry.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._s3.download_file(self._bucket, prefix + path, str(target), Config=_RANGES)
+        self._s3.download_file(self._bucket, prefix + entry.path, str(target), Config=_RANGES)
+        verify(directory, [entry])
 
     def _make_room(self, wanted_bytes: int) -> None:
         kept = {path: _size(path) for path in self._directory.iterdir() if path.is_dir()}

@@ -1,0 +1,119 @@
+"""Reads batches from the server's socket, one at a time, and answers each request in them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import boto3
+import torch
+
+from contracts.artifact import BaseModelManifest
+from contracts.errors import DreamdropError, GenerationFailed
+from inference_container import frames
+from inference_container.answers import render
+from inference_container.dispatch import MOST_PICTURES
+from inference_container.generator import Drawing, Generator, Settings
+from inference_container.networks import load_base_model, pick_device
+from inference_container.payload import Invocation
+from inference_container.platform import Platform
+from inference_container.subject_models import MemoryLimits, SubjectModels
+from inference_container.subjects import SubjectStore
+from inference_container.worker_process import WorkerAnswer
+
+MAX_SUBJECTS_ON_DEVICE = 64
+SECONDS_UNTIL_IDLE = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+def build_generator(platform: Platform, verification: Future[BaseModelManifest]) -> Generator:
+    """Raises InvalidBaseModel, or HostingFailed when a dedicated container's subject is unusable."""
+    device = pick_device()
+    base = load_base_model(platform.model_directory, device, verification)
+    store = None
+    if platform.data_bucket is not None:
+        platform.subject_directory.mkdir(parents=True, exist_ok=True)
+        disk_bytes = shutil.disk_usage(platform.subject_directory).free // 2
+        store = SubjectStore(boto3.client("s3"), platform.data_bucket, platform.subject_directory, disk_bytes)
+    models = SubjectModels(base, store, _limits(device), platform.own_subject)
+    _log.info("base model %s is ready on %s", base.manifest.id, device)
+    # On the CPU a batch would change the last bits of a picture, and a seed promises the same picture again.
+    most_at_once = MOST_PICTURES if device.type == "cuda" else 1
+    settings = Settings(platform.blocked_words, platform.watermark)
+    return Generator(models, most_at_once, settings, store.read if store else None)
+
+
+def _limits(device: torch.device) -> MemoryLimits:
+    """For subjects: a quarter of the machine's memory, and half of what the base model left free on the GPU."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    on_device = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else memory
+    return MemoryLimits(MAX_SUBJECTS_ON_DEVICE, on_device, memory)
+
+
+def serve_connection(connection: socket.socket, generator: Generator) -> None:
+    """Never returns: the process ends with the connection."""
+    inbox: queue.SimpleQueue[frames.Frame] = queue.SimpleQueue()
+    threading.Thread(target=_read_until_closed, args=(connection, inbox), daemon=True).start()
+    frames.send(connection, {"event": "ready"})
+    while True:
+        try:
+            frame = inbox.get(timeout=SECONDS_UNTIL_IDLE)
+        except queue.Empty:
+            _clean_up(generator)
+            continue
+        batch = [Invocation.model_validate(invocation) for invocation in frame.header["batch"]]
+        try:
+            answers = [
+                _answer(invocation, drawn)
+                for invocation, drawn in zip(
+                    batch, generator.draw([invocation.payload for invocation in batch]), strict=True
+                )
+            ]
+        except Exception as error:  # noqa: BLE001  the boundary of the process: whatever it was, the callers are told
+            _log.exception("a batch failed")
+            failure = GenerationFailed(f"Drawing failed with {type(error).__name__}: {str(error)[:200]}.")
+            _send(connection, [_refusal(failure)] * len(batch))
+            if isinstance(error, torch.AcceleratorError):  # the GPU's context is lost for this process
+                sys.exit(os.EX_SOFTWARE)
+        else:
+            _send(connection, answers)
+
+
+def _clean_up(generator: Generator) -> None:
+    try:
+        generator.drop_deleted()
+    except DreamdropError as error:
+        _log.warning("%s", error)
+
+
+def _answer(invocation: Invocation, drawn: Drawing | DreamdropError) -> WorkerAnswer:
+    if isinstance(drawn, DreamdropError):
+        _log.warning("%s", drawn, exc_info=drawn if drawn.status >= 500 else None)
+        return _refusal(drawn)
+    return WorkerAnswer(200, render(invocation, drawn))
+
+
+def _refusal(error: DreamdropError) -> WorkerAnswer:
+    return WorkerAnswer(error.status, error.report.model_dump_json().encode())
+
+
+def _send(connection: socket.socket, answers: Sequence[WorkerAnswer]) -> None:
+    described = [{"status": answer.status, "bytes": len(answer.body)} for answer in answers]
+    frames.send(connection, {"answers": described}, b"".join(answer.body for answer in answers))
+
+
+def _read_until_closed(connection: socket.socket, inbox: queue.SimpleQueue[frames.Frame]) -> None:
+    """In a thread of its own, so that the end of the server is noticed in the middle of a picture."""
+    while True:
+        try:
+            inbox.put(frames.receive(connection))
+        except OSError:
+            os._exit(0)
