@@ -64,6 +64,7 @@ class HostEnvironment(StoreEnvironment):
     inference_max_instances: int
     inference_success_topic_arn: str
     inference_error_topic_arn: str
+    sleep_after_creation: bool
     blocked_words: Texts = []
     watermark: str = ""
 
@@ -78,6 +79,12 @@ class TellEnvironment(StoreEnvironment):
     subject_topic_arn: str
 
 
+class DeletionEnvironment(StoreEnvironment):
+    resource_prefix: str
+    state_machine_arn: str
+
+
 class ApiEnvironment(StoreEnvironment):
     url_lifetime_seconds: int
+    deletion_queue_url: str
     blocked_words: Texts = []

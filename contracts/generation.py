@@ -5,6 +5,7 @@ Source of the JumpStart part: its notebook `sm-jumpstart_stable_diffusion_text_t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -24,9 +25,11 @@ MAX_LORA_SCALE = 2.0
 MAX_SOURCE_BYTES = 20 * 1024 * 1024
 KEEP_SOURCES_DAYS = 7
 DEFAULT_STRENGTH = 0.75
+WEIGHED_PART = re.compile(r"\(([^()]*[^\W\d_][^()]*):([0-9]{0,2}\.?[0-9]{1,4})\)")  # of a prompt: words, weight
 CONCURRENT_INVOCATIONS = 8  # of one instance: those of a subject that wait together are drawn together
 REQUEST_TTL_SECONDS = 6 * 3600  # RequestTTLSeconds of InvokeEndpointAsync: its longest
-INVOCATION_TIMEOUT_SECONDS = 900  # InvocationTimeoutSeconds: its default
+INVOCATION_TIMEOUT_SECONDS = 3600  # InvocationTimeoutSeconds: its longest, since it counts the wait behind others too
+DRAWING_TIMEOUT_SECONDS = 900  # of one batch in the container
 MAX_PAYLOAD_BYTES = 128_000  # inline Body of InvokeEndpointAsync
 KEEP_GENERATIONS_DAYS = 30
 
@@ -87,27 +90,37 @@ class GenerationDefaults(BaseModel):
     scheduler: Sampler = None
 
 
-class MixedSubject(BaseModel):
-    """Another subject in the same picture."""
-
+class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_field_is_a_truth_value(cls, document: Any) -> Any:
+        """Python would take true for 1."""
+        if isinstance(document, dict):
+            for name, value in document.items():
+                if isinstance(value, bool):
+                    raise ValueError(f"{name}: is neither true nor false")
+        return document
+
+
+class MixedSubject(_Strict):
+    """Another subject in the same picture."""
 
     subject: SubjectName
     version: Version | None = Field(None, description="Default: the promoted one.")
     lora_scale: LoraScale = 1.0
 
 
-class PictureRequest(BaseModel):
+class PictureRequest(_Strict):
     """JumpStart's fields, and ours. Unknown fields are refused, so that a typing mistake cannot be ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    prompt: Prompt | list[Prompt] = Field(
+    prompt: Prompt | Annotated[list[Prompt], Field(max_length=MAX_IMAGES_PER_REQUEST)] = Field(
         description="What to draw; a list draws each. Of any length; (red scarf:1.4) weighs a part more, below 1 less."
     )
-    negative_prompt: NegativePrompt | list[NegativePrompt] | None = Field(
-        None, description="What to avoid; a list of the same length when prompt is a list."
-    )
+    negative_prompt: (
+        NegativePrompt | Annotated[list[NegativePrompt], Field(max_length=MAX_IMAGES_PER_REQUEST)] | None
+    ) = Field(None, description="What to avoid; a list of the same length when prompt is a list.")
     width: int | None = Field(None, ge=32, le=MAX_SIDE, multiple_of=8, description="Pixels; default: as trained.")
     height: int | None = Field(None, ge=32, le=MAX_SIDE, multiple_of=8, description="Pixels; default: as trained.")
     num_images_per_prompt: int = Field(1, ge=1, le=MAX_IMAGES_PER_REQUEST, description="Pictures of each prompt.")
@@ -134,16 +147,6 @@ class PictureRequest(BaseModel):
     upscale: int = Field(
         1, ge=1, le=MAX_UPSCALE, description="Enlarges the picture so many times and redraws its details."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_field_is_a_truth_value(cls, document: Any) -> Any:
-        """Python would take true for 1."""
-        if isinstance(document, dict):
-            for name, value in document.items():
-                if isinstance(value, bool):
-                    raise ValueError(f"{name}: is neither true nor false")
-        return document
 
     @model_validator(mode="after")
     def _source_and_sizes_agree(self) -> Self:

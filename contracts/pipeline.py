@@ -113,6 +113,7 @@ class VersionPublished(ModelJudged):
 class VersionHosted(VersionPublished):
     endpoint_name: str
     endpoint_status: str = Field(description="As DescribeEndpoint says: Creating, Updating, InService, ...")
+    endpoint_created: bool = Field(False, description="By this run.")
 
 
 class CaughtError(_Payload):
@@ -151,6 +152,7 @@ class RunFailed(DatasetTaken):
 
 Stage = Literal["taken", "checking", "planning", "training", "judging", "publishing", "hosting", "ready", "failed"]
 RunStatus = Literal["running", "succeeded", "failed"]
+SubjectStatus = Literal["running", "succeeded", "failed", "deleting"]
 
 
 class StageEntry(_Payload):
@@ -183,7 +185,7 @@ class Subject(_Payload):
     version: str | None = Field(None, description="The version that is served.")
     base_model: str | None = None
     instance_prompt: str | None = None
-    status: RunStatus = Field(description="Of the newest run.")
+    status: SubjectStatus = Field(description="Of the newest run; deleting: from DELETE until nothing is left.")
     updated_at: datetime
     error: ErrorReport | None = Field(None, description="Why the newest run failed, or why there is none.")
     run: Run | None = None
@@ -198,3 +200,19 @@ class SubjectEvent(_Payload):
     version: str | None = None
     error: ErrorReport | None = None
     link: str = Field(description="Path of the subject in the API.")
+
+
+class DeletionRequested(_Payload):
+    """Message on the deletion queue."""
+
+    subject: str
+
+
+class Deletion(_Payload):
+    """What stays of a deleted subject: a row of the table."""
+
+    subject: str
+    requested_at: datetime
+    requested_by: str = Field(description="The authenticated principal.")
+    finished_at: datetime
+    objects: int = Field(description="Deleted from the bucket, former versions and delete markers counted.")

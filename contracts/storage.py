@@ -45,6 +45,8 @@ INFERENCE = "inference/"
 INFERENCE_OUTPUT = f"{INFERENCE}output"
 INFERENCE_FAILURE = f"{INFERENCE}failure"
 
+MADE_OF_A_SUBJECT = (MODELS, CHECKPOINTS, SNAPSHOTS, MANIFESTS, REPORTS, DATASETS)  # each has a folder a subject
+
 MAX_SUBJECT_LENGTH = 32
 SUBJECT_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 CONTINUE_FROM_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*(@[a-f0-9]{12}-[0-9]{1,2})?$"  # subject or subject@version
@@ -80,6 +82,16 @@ def parse_dataset_key(key: str) -> DatasetKey | None:
 
 def dataset_prefix(subject: str) -> str:
     return f"{DATASETS}{subject}/"
+
+
+def subject_prefixes(subject: str) -> list[str]:
+    """Of everything that was dropped as a subject or made from that: its pictures are elsewhere."""
+    return [f"{folder}{subject}/" for folder in MADE_OF_A_SUBJECT]
+
+
+def models_prefix(subject: str) -> str:
+    """Of all versions, and of the word which of them is drawn."""
+    return f"{MODELS}{subject}/"
 
 
 def taken_manifest_key(subject: str, dataset_id: str) -> str:
@@ -144,8 +156,12 @@ def source_prefix(owner: str) -> str:
     return f"{SOURCES}{hashlib.sha256(owner.encode()).hexdigest()[:16]}/"
 
 
+def generation_prefix(generation_id: str) -> str:
+    return f"{GENERATIONS}{generation_id}/"
+
+
 def image_key(generation_id: str, index: int, extension: str) -> str:
-    return f"{GENERATIONS}{generation_id}/image-{index}.{extension}"
+    return f"{generation_prefix(generation_id)}image-{index}.{extension}"
 
 
 def version_id(dataset_id: str, attempt: int) -> str:
@@ -169,6 +185,7 @@ class TableKey(NamedTuple):
 
 
 ALL_SUBJECTS = "SUBJECTS"
+ALL_DELETIONS = "DELETIONS"
 
 
 def subject_item(subject: str) -> TableKey:
@@ -181,3 +198,23 @@ def run_item(subject: str, run: str) -> TableKey:
 
 def generation_item(generation_id: str) -> TableKey:
     return TableKey(f"GENERATION#{generation_id}", "META")
+
+
+def drawn_item(subject: str, generation_id: str) -> TableKey:
+    """Says that the subject is in the pictures of the generation, alone or with others."""
+    return TableKey(f"SUBJECT#{subject}", f"GENERATION#{generation_id}")
+
+
+def wanted_classes_item(subject: str, image_set: str) -> TableKey:
+    """Says that the subject's training uses the set of class pictures."""
+    return TableKey(f"SUBJECT#{subject}", f"CLASS_IMAGES#{image_set}")
+
+
+def class_user_item(image_set: str, subject: str) -> TableKey:
+    """The same, to be found by the set."""
+    return TableKey(f"CLASS_IMAGES#{image_set}", f"SUBJECT#{subject}")
+
+
+def deletion_item(subject: str, finished_at: str) -> TableKey:
+    """No subject's name holds a slash, so the records of one are found by the start of their keys."""
+    return TableKey(ALL_DELETIONS, f"{subject}/{finished_at}")

@@ -28,6 +28,7 @@ from pydantic import (
 
 from contracts.errors import InvalidDatasetInfo
 from contracts.storage import CLASS_IMAGES, CONTINUE_FROM_PATTERN, class_image_set
+from contracts.words import own_words
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_INSTANCE_IMAGES = 200
@@ -138,7 +139,7 @@ class Hyperparameters(BaseModel):
     lora_targets: Annotated[LoraTargets, BeforeValidator(_unquote)] = Field(
         "attention", description="Layers that get an adapter; all: the UNet's convolutions and feed-forwards too."
     )
-    lora_alpha: RealOrNone = Field(None, gt=0, description="Scale of the LoRA update; the rank when absent.")
+    lora_alpha: RealOrNone = Field(None, gt=0, le=1024, description="Scale of the LoRA update; the rank when absent.")
     mixed_precision: Annotated[Literal["auto", "no", "fp16", "bf16"], BeforeValidator(_unquote)] = Field(
         "auto", description="auto: bf16 where the GPU has it, fp16 on other GPUs, no on the CPU."
     )
@@ -169,7 +170,7 @@ class Hyperparameters(BaseModel):
     num_class_images: Whole = Field(
         100, ge=1, le=MAX_CLASS_IMAGES, description="Class images for prior preservation; the shortfall is generated."
     )
-    prior_loss_weight: Real = Field(1.0, gt=0)
+    prior_loss_weight: Real = Field(1.0, gt=0, le=1000)
     epochs: Whole = Field(20, ge=1, le=10_000, description="Passes over the images.")
     max_steps: WholeOrNone = Field(None, ge=1, le=1_000_000, description="Steps in all; overrides epochs.")
     batch_size: Whole = Field(1, ge=1, le=64, description="Photos a step, on each GPU.")
@@ -365,6 +366,19 @@ class DatasetInfo(BaseModel):
         nameless = [concept.folder for concept in self.concepts if not concept.class_prompt]
         if self.hyperparameters.with_prior_preservation and (nameless or not self.class_prompt):
             raise ValueError(f"with_prior_preservation needs a class_prompt{f' of {nameless[0]}' if nameless else ''}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_word_to_learn_is_one_that_the_class_lacks(self) -> Self:
+        if not self.hyperparameters.textual_inversion_steps:
+            return self
+        named = [(self.instance_prompt, self.class_prompt)]
+        named += [(concept.instance_prompt, concept.class_prompt) for concept in self.concepts]
+        for instance, of_class in named:
+            if of_class is None:
+                raise ValueError("textual_inversion_steps needs a class_prompt: the word to learn is the one it lacks")
+            if not own_words(instance, of_class):
+                raise ValueError(f"textual_inversion_steps: {instance!r} has no word that {of_class!r} lacks")
         return self
 
     @field_validator("concepts")

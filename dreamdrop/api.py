@@ -52,7 +52,11 @@ class Api:
         self._http = URLLib3Session(timeout=TIMEOUT_SECONDS)
 
     def call(
-        self, method: Literal["GET", "POST"], path: str, body: Any = None, headers: dict[str, str] | None = None
+        self,
+        method: Literal["GET", "POST", "DELETE"],
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
     ) -> Any:
         """Returns the parsed JSON. Raises the DreamdropError that the API names, Unauthenticated or Unreachable."""
         content = b"" if body is None else json.dumps(body).encode()

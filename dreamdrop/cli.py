@@ -152,6 +152,31 @@ def subject_command(name: str, aws: Aws = False, prefix: Prefix = "dreamdrop", r
     say(Client(deployment_of(aws, prefix, region)).subject(name).plain())
 
 
+@app.command("delete")
+def delete_command(
+    subject: Annotated[str, typer.Argument(help="Its name in the API.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for the name again.")] = False,
+    aws: Aws = False,
+    prefix: Prefix = "dreamdrop",
+    region: Region = None,
+) -> None:
+    """Deletes a subject for good: its photos, its models, and every picture that it is in. Waits until all is gone.
+
+    Example:  dreamdrop delete robot
+    """
+    client = Client(deployment_of(aws, prefix, region))
+    client.subject(subject)  # before the question: there may be none of that name
+    if not yes:
+        question = f"Photos, models and pictures of {subject} cannot be brought back. Type its name to delete them"
+        typed = typer.prompt(question, err=True).strip()
+        if typed != subject:
+            raise InvalidRequest(f"{typed!r} is not {subject!r}: nothing was deleted.", "Type the subject's name.")
+    with timed(stderr, f"Deleting {subject}"):
+        client.delete(subject)
+        client.wait_until_gone(subject)
+    say(f"{subject} is deleted.")
+
+
 @app.command("generate")
 def generate_command(
     subject: Annotated[str, typer.Argument(help=field_help("subject"))],

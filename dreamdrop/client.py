@@ -26,6 +26,7 @@ from dreamdrop.deployment import Deployment
 POLL_SECONDS = 1.0
 READY_TIMEOUT_SECONDS = 6 * 3600.0
 GENERATION_TIMEOUT_SECONDS = 1800.0
+DELETION_TIMEOUT_SECONDS = 1200.0  # longer than the function that deletes has at a time
 SETTLE_TIMEOUT_SECONDS = 180.0  # longer than the quiet periods of infra/settings.py
 
 
@@ -71,6 +72,23 @@ class Client:
     def subject(self, name: str) -> Subject:
         """GET /v1/subjects/{subject}: with its newest run. Raises UnknownSubject."""
         return Subject.model_validate(self._api.call("GET", f"/v1/subjects/{quote(check_subject(name))}"))
+
+    def delete(self, name: str) -> Subject:
+        """DELETE /v1/subjects/{subject}: begins it; the subject cannot be drawn any more. Raises UnknownSubject."""
+        return Subject.model_validate(self._api.call("DELETE", f"/v1/subjects/{quote(check_subject(name))}"))
+
+    def wait_until_gone(
+        self, name: str, *, timeout_seconds: float = DELETION_TIMEOUT_SECONDS, poll_seconds: float = POLL_SECONDS
+    ) -> None:
+        """Polls until nothing is left of a subject. Raises StillRunning."""
+        deadline = time.monotonic() + timeout_seconds
+        while self._find(name) is not None:
+            if time.monotonic() > deadline:
+                raise StillRunning(
+                    f"{name} is not gone after {timeout_seconds:.0f} seconds.",
+                    "The deletion goes on; deleting it again is safe, and goes on at once with what was interrupted.",
+                )
+            time.sleep(poll_seconds)
 
     def newest_run(self, name: str) -> str | None:
         """Id of the subject's newest run: what `wait_until_ready` is to be newer than."""

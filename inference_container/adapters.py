@@ -67,7 +67,7 @@ class Wardrobe:
             for name, weight in module.named_parameters()
         }
         self._pristine: dict[str, Tensor] = {}
-        self._worn: tuple[tuple[str, float], ...] = ()
+        self._worn: tuple[tuple[str, float], ...] | None = ()  # None: a change was cut short
         self._changed: set[str] = set()
 
     def read(self, directory: Path, words: Words | None) -> Adapter:
@@ -98,9 +98,9 @@ class Wardrobe:
         wanted = tuple((worn.key, worn.scale) for worn in outfit)
         if wanted == self._worn:
             return
-        self._worn = ()  # until it is done: a failure in between must not pass for a finished change
+        self._worn = None  # until it is done
         touched = {name for worn in outfit for name in worn.adapter.layers}
-        for name in self._changed - touched:
+        for name in (self._changed - touched) & self._pristine.keys():
             self._weights[name].copy_(self._pristine[name])
         self._changed |= touched  # should one of them fail, all are put back the next time
         for name in touched:

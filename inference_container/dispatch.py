@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from contracts.errors import DreamdropError, GenerationFailed
-from contracts.generation import CONCURRENT_INVOCATIONS, MAX_IMAGES_PER_REQUEST
+from contracts.generation import CONCURRENT_INVOCATIONS, INVOCATION_TIMEOUT_SECONDS, MAX_IMAGES_PER_REQUEST
 from inference_container.batching import next_batch
 from inference_container.payload import Invocation
-from inference_container.worker_process import WorkerAnswer, WorkerProcess
+from inference_container.worker_process import DrawingTimedOut, WorkerAnswer, WorkerProcess
 
 MOST_PICTURES = max(CONCURRENT_INVOCATIONS, MAX_IMAGES_PER_REQUEST)
 
@@ -23,6 +24,12 @@ _log = logging.getLogger(__name__)
 class _Waiting:
     invocation: Invocation
     answer: Future[WorkerAnswer] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_given_up(self) -> bool:
+        """SageMaker no longer waits for it."""
+        return time.monotonic() - self.arrived > INVOCATION_TIMEOUT_SECONDS
 
 
 class Dispatcher:
@@ -55,11 +62,19 @@ class Dispatcher:
             self._draw(batch)
 
     def _draw(self, batch: Sequence[_Waiting]) -> None:
+        given_up = [one for one in batch if one.is_given_up]
+        for one in given_up:
+            one.answer.set_exception(GenerationFailed("The request waited too long behind others."))
+        if wanted := [one for one in batch if one not in given_up]:
+            self._draw_wanted(wanted)
+
+    def _draw_wanted(self, batch: Sequence[_Waiting]) -> None:
         try:
             answers = self._worker.ask([one.invocation for one in batch])
         except GenerationFailed as error:
-            if len(batch) == 1:
-                batch[0].answer.set_exception(error)
+            if len(batch) == 1 or isinstance(error, DrawingTimedOut):
+                for one in batch:
+                    one.answer.set_exception(error)
                 return
             _log.warning("%d requests failed together; each is drawn alone now: %s", len(batch), error)
             for one in batch:

@@ -7,8 +7,8 @@ import os
 import queue
 import shutil
 import socket
-import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -29,7 +29,7 @@ from inference_container.subjects import SubjectStore
 from inference_container.worker_process import WorkerAnswer
 
 MAX_SUBJECTS_ON_DEVICE = 64
-SECONDS_UNTIL_IDLE = 60.0
+SECONDS_BETWEEN_CLEANINGS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -63,28 +63,34 @@ def serve_connection(connection: socket.socket, generator: Generator) -> None:
     inbox: queue.SimpleQueue[frames.Frame] = queue.SimpleQueue()
     threading.Thread(target=_read_until_closed, args=(connection, inbox), daemon=True).start()
     frames.send(connection, {"event": "ready"})
+    cleaned = time.monotonic()
     while True:
         try:
-            frame = inbox.get(timeout=SECONDS_UNTIL_IDLE)
+            frame = inbox.get(timeout=SECONDS_BETWEEN_CLEANINGS)
         except queue.Empty:
+            frame = None
+        if time.monotonic() - cleaned >= SECONDS_BETWEEN_CLEANINGS:
             _clean_up(generator)
+            cleaned = time.monotonic()
+        if frame is None:
             continue
         batch = [Invocation.model_validate(invocation) for invocation in frame.header["batch"]]
-        try:
-            answers = [
-                _answer(invocation, drawn)
-                for invocation, drawn in zip(
-                    batch, generator.draw([invocation.payload for invocation in batch]), strict=True
-                )
-            ]
-        except Exception as error:  # noqa: BLE001  the boundary of the process: whatever it was, the callers are told
-            _log.exception("a batch failed")
-            failure = GenerationFailed(f"Drawing failed with {type(error).__name__}: {str(error)[:200]}.")
-            _send(connection, [_refusal(failure)] * len(batch))
-            if isinstance(error, torch.AcceleratorError):  # the GPU's context is lost for this process
-                sys.exit(os.EX_SOFTWARE)
-        else:
-            _send(connection, answers)
+        _send(connection, _answers(batch, generator))
+
+
+def _answers(batch: Sequence[Invocation], generator: Generator) -> list[WorkerAnswer]:
+    """One for each. A failure that nobody thought of is that of one request: it is found by drawing each alone."""
+    try:
+        drawn = generator.draw([invocation.payload for invocation in batch])
+        return [_answer(invocation, drawing) for invocation, drawing in zip(batch, drawn, strict=True)]
+    except torch.AcceleratorError:  # the GPU's context is lost for this process
+        _log.exception("the GPU has failed")
+        os._exit(os.EX_SOFTWARE)  # without an answer: the server finds out which request it was
+    except Exception as error:  # noqa: BLE001  the boundary of the process: whatever it was, the callers are told
+        _log.exception("a batch failed")
+        if len(batch) == 1:
+            return [_refusal(GenerationFailed(f"Drawing failed with {type(error).__name__}: {str(error)[:200]}."))]
+        return [answer for invocation in batch for answer in _answers([invocation], generator)]
 
 
 def _clean_up(generator: Generator) -> None:

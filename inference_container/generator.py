@@ -16,7 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from contracts.errors import DreamdropError, GenerationFailed, InvalidRequest, OutOfMemory
-from contracts.generation import DEFAULT_STRENGTH, MAX_SOURCE_BYTES, InferencePayload, Sampling
+from contracts.generation import (
+    DEFAULT_STRENGTH,
+    MAX_SOURCE_BYTES,
+    MAX_UPSCALED_SIDE,
+    InferencePayload,
+    Sampling,
+)
 from contracts.policy import check_prompts
 from inference_container.denoising import Conditions, decode, denoise, encode_source, new_picture
 from inference_container.networks import Networks, is_out_of_memory
@@ -105,7 +111,8 @@ class Generator:
 
     def drop_deleted(self) -> None:
         """Subjects that were deleted leave memory and disk. Raises HostingFailed when the bucket cannot be read."""
-        self._models.drop_deleted()
+        if self._models.drop_deleted():
+            self._embedded.clear()
 
     def _refusal(self, payload: InferencePayload) -> DreamdropError | None:
         try:
@@ -114,7 +121,7 @@ class Generator:
             return error
         return None
 
-    def _draw_all(self, batch: Sequence[InferencePayload]) -> list[Drawing | DreamdropError]:
+    def _draw_all(self, batch: Sequence[InferencePayload], *, again: bool = True) -> list[Drawing | DreamdropError]:
         try:
             with torch.inference_mode():
                 return self._draw_kind(batch)
@@ -126,7 +133,7 @@ class Generator:
             _log.warning("out of memory: %s", error)
         # Outside the except block: the traceback would keep the tensors alive.
         self._models.release()
-        return [_no_room(payload) for payload in batch]
+        return self._draw_all(batch, again=False) if again else [_no_room(payload) for payload in batch]
 
     def _draw_kind(self, batch: Sequence[InferencePayload]) -> list[Drawing | DreamdropError]:
         model = self._models.select(_shares(batch[0]))
@@ -136,6 +143,11 @@ class Generator:
             _caught(partial(self._pictures_of, payload, model)) for payload in batch
         ]
         width, height = self._size(batch[0], requests, model)
+        if max(width, height) * batch[0].upscale > MAX_UPSCALED_SIDE:
+            raise InvalidRequest(
+                f"upscale: {width} x {height} pixels times {batch[0].upscale} are too many; the most is "
+                f"{MAX_UPSCALED_SIDE} a side."
+            )
         found = [one for request in requests if isinstance(request, list) for one in request]
         pixels: dict[_Picture, Pixels | DreamdropError] = {}
         for group in _of_equal_length(found):

@@ -33,12 +33,21 @@ def read_source(content: bytes) -> Image.Image:
         picture = Image.open(io.BytesIO(content), formats=SOURCE_FORMATS)
         if picture.width * picture.height > MOST_SOURCE_PIXELS:
             raise InvalidRequest(f"source_image: {picture.width} x {picture.height} pixels are too many.")
-        upright = ImageOps.exif_transpose(picture).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        upright = _eight_bit(ImageOps.exif_transpose(picture)).convert("RGBA")
+    except InvalidRequest:
+        raise
+    except Exception as error:  # whatever a reader makes of broken bytes, they are the caller's
         raise InvalidRequest(
-            f"source_image: is not a picture that can be read ({error}).", "Upload a PNG, JPEG or WebP."
+            f"source_image: is not a picture that can be read ({type(error).__name__}).", "Upload a PNG, JPEG or WebP."
         ) from error
     return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Pillow cuts 16-bit greys off at 255 instead of scaling them."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture, np.uint32) >> 8).astype(np.uint8))
 
 
 def size_like(source: Image.Image, resolution: int) -> tuple[int, int]:

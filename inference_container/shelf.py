@@ -49,6 +49,7 @@ class Shelf(Generic[Item]):
             self._on_eviction(key, place.item)
 
     def put(self, key: str, item: Item, size_bytes: int) -> None:
+        self._places.pop(key, None)
         self.make_room(size_bytes)
         self._places[key] = _Place(item, size_bytes)
 

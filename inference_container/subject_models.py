@@ -137,14 +137,18 @@ class SubjectModels:
         self._in_memory.clear()
         _collect()
 
-    def drop_deleted(self) -> None:
-        """Subjects that are no longer in the bucket leave memory and disk."""
+    def drop_deleted(self) -> bool:
+        """Subjects that are no longer in the bucket leave memory and disk. True if there were any.
+
+        Raises HostingFailed when the bucket cannot be read.
+        """
         if self._store is None:
-            return
-        for key in {*self._on_device, *self._in_memory, *self._store.kept()}:
-            subject, _, version = key.rpartition("_")
-            if not self._store.exists(subject, version):
-                self._forget(key)
+            return False
+        kept = {key: key.rpartition("_") for key in {*self._on_device, *self._in_memory, *self._store.kept()}}
+        gone = [key for key, (subject, _, version) in kept.items() if not self._store.exists(subject, version)]
+        for key in gone:
+            self._forget(key)
+        return bool(gone)
 
     def _selected(
         self, chosen: Sequence[tuple[str, _Resident, float]], load_ms: int, drawn: tuple[str, ...]
@@ -159,6 +163,7 @@ class SubjectModels:
         resolution = max([resident.resolution for _, resident, _ in chosen], default=self._base.manifest.resolution)
         key = repr([(name, scale) for name, _, scale in chosen])
         if full and isinstance(full[0].model, _Full):
+            self._undress()  # it may draw with the base model's text encoder
             return SelectedModel(full[0].model.networks, key, resolution, load_ms, drawn)
         worn = [
             Worn(name, resident.model, scale) for name, resident, scale in chosen if isinstance(resident.model, Adapter)
@@ -169,6 +174,10 @@ class SubjectModels:
             raise InvalidRequest(f"mix: {error}.", "Draw them one at a time.") from error
         self._wardrobe.wear(worn)
         return SelectedModel(self._base.networks, key, resolution, load_ms, drawn)
+
+    def _undress(self) -> None:
+        self._vocabulary.speak([])
+        self._wardrobe.wear([])
 
     # ---- the levels
 
@@ -198,6 +207,7 @@ class SubjectModels:
         self._on_device.take(key)
         self._in_memory.take(key)
         self._seen.pop(key, None)
+        self._undress()
         if self._store is not None:
             self._store.forget(key)
         _collect()

@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, Artifact, FileEntry, PromotedVersion, VersionManifest
-from contracts.errors import HostingFailed, UnknownSubject
+from contracts.errors import HostingFailed, InvalidRequest, UnknownSubject
 from contracts.storage import promoted_key, version_manifest_key, version_prefix
 from inference_container.files import DamagedFile, path_within, verify
 
@@ -64,11 +64,11 @@ class SubjectStore:
         shutil.rmtree(self._directory / name, ignore_errors=True)
 
     def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
-        """None when there is no such object. Raises HostingFailed when it cannot be read or is larger than that."""
+        """None when there is no such object. Raises HostingFailed, or InvalidRequest when it is larger than that."""
         try:
             answer = self._s3.get_object(Bucket=self._bucket, Key=key)
             if most_bytes is not None and answer["ContentLength"] > most_bytes:
-                raise HostingFailed(f"{key} has more than {most_bytes} bytes.")
+                raise InvalidRequest(f"{key} has more than {most_bytes} bytes.", "Upload a smaller one.")
             return answer["Body"].read()
         except ClientError as error:
             if error.response["Error"]["Code"] in _NOT_THERE:

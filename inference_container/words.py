@@ -43,8 +43,9 @@ class Vocabulary:
     def speak(self, words: Sequence[Words]) -> None:
         """Raises ValueError if two subjects have learned the same word."""
         while self._replaced:
-            own = self._replaced.pop()
+            own = self._replaced[-1]
             self._table[own.ids] = own.rows
+            self._replaced.pop()  # only now: a failure before it must not lose them
         taken: set[int] = set()
         for new in words:
             if not taken.isdisjoint(new.ids.tolist()):

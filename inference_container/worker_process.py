@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from contracts.errors import GenerationFailed
-from contracts.generation import INVOCATION_TIMEOUT_SECONDS
+from contracts.generation import DRAWING_TIMEOUT_SECONDS
 from inference_container import frames
 from inference_container.payload import Invocation
 
@@ -23,6 +24,10 @@ KILL_AFTER_SECONDS = 2.0
 _WORKER_VARIABLES = {"TRANSFORMERS_VERBOSITY": "error"}  # read while it is imported
 
 _log = logging.getLogger(__name__)
+
+
+class DrawingTimedOut(GenerationFailed):
+    """Not to be tried again: it would take as long."""
 
 
 class WorkerAnswer(NamedTuple):
@@ -39,7 +44,7 @@ class _Worker:
 class WorkerProcess:
     """One worker at a time, one batch at a time. `on_hopeless` is called once when no worker can be started."""
 
-    def __init__(self, on_hopeless: Callable[[], None], timeout_seconds: float = INVOCATION_TIMEOUT_SECONDS) -> None:
+    def __init__(self, on_hopeless: Callable[[], None], timeout_seconds: float = DRAWING_TIMEOUT_SECONDS) -> None:
         self._on_hopeless = on_hopeless
         self._timeout_seconds = timeout_seconds
         self._changed = threading.Condition()  # guards what follows
@@ -62,19 +67,26 @@ class WorkerProcess:
 
     def ask(self, batch: Sequence[Invocation]) -> list[WorkerAnswer]:
         """Waits for the worker, then for its answers. Raises GenerationFailed when the worker dies or is too slow."""
-        if not self.wait_until_ready() or (worker := self._current) is None:
-            raise GenerationFailed("The generating process is not running.")
+        worker = self._living()
         try:
             frames.send(worker.connection, {"batch": [invocation.model_dump(mode="json") for invocation in batch]})
             return _answers_in(frames.receive(worker.connection))
         except TimeoutError as error:
             self._discard(worker)
-            raise GenerationFailed(
+            raise DrawingTimedOut(
                 f"Drawing took longer than {self._timeout_seconds:g} s.", "Ask for fewer pictures or steps."
             ) from error
         except OSError as error:
             self._discard(worker)
             raise GenerationFailed("The generating process died while it was drawing.") from error
+
+    def _living(self) -> _Worker:
+        """Raises GenerationFailed."""
+        while self.wait_until_ready() and (worker := self._current) is not None:
+            if not _has_hung_up(worker.connection):
+                return worker
+            self._discard(worker)  # it died since; nobody is to blame for that, and another one comes
+        raise GenerationFailed("The generating process is not running.")
 
     def stop(self) -> None:
         """Ends the worker, whatever it is doing."""
@@ -88,12 +100,8 @@ class WorkerProcess:
 
     def _keep_one_running(self) -> None:
         failed_starts = 0
-        while (worker := self._launch()) is not None:
-            started = self._await_ready(worker)
-            code = worker.process.wait()
-            with self._changed:
-                self._ready = False
-            worker.connection.close()
+        while not self._ended:
+            started, code = self._run_one()
             if self._ended:
                 return
             _log.error("the worker ended with %d", code)
@@ -103,17 +111,27 @@ class WorkerProcess:
                 return
             time.sleep(failed_starts)
 
+    def _run_one(self) -> tuple[bool, int]:
+        """(whether it came up, its exit code)."""
+        try:
+            worker = self._launch()
+        except OSError:  # no memory or no descriptor left for another process
+            _log.exception("the worker could not be started")
+            return False, os.EX_OSERR
+        if worker is None:
+            return False, 0
+        started = self._await_ready(worker)
+        code = worker.process.wait()
+        with self._changed:
+            self._ready = False
+        worker.connection.close()
+        return started, code
+
     def _launch(self) -> _Worker | None:
         with self._changed:
             if self._ended:
                 return None
-            ours, theirs = socket.socketpair()
-            with theirs:
-                command = [sys.executable, "-m", "inference_container.worker", str(theirs.fileno())]
-                process = subprocess.Popen(
-                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=os.environ | _WORKER_VARIABLES
-                )
-            self._current = _Worker(process, ours)
+            self._current = _start_worker()
             return self._current
 
     def _await_ready(self, worker: _Worker) -> bool:
@@ -140,6 +158,17 @@ class WorkerProcess:
         self._on_hopeless()
 
 
+def _start_worker() -> _Worker:
+    """Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-m", "inference_container.worker", str(theirs.fileno())]
+        process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=os.environ | _WORKER_VARIABLES
+        )
+    return _Worker(process, ours)
+
+
 def _answers_in(frame: frames.Frame) -> list[WorkerAnswer]:
     """The bodies lie behind each other."""
     answers, start = [], 0
@@ -148,6 +177,12 @@ def _answers_in(frame: frames.Frame) -> list[WorkerAnswer]:
         answers.append(WorkerAnswer(answer["status"], frame.body[start:end]))
         start = end
     return answers
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    """The other end says nothing unasked, so what can be read is the end."""
+    readable, _, _ = select.select([connection], [], [], 0)
+    return bool(readable)
 
 
 def _hang_up(worker: _Worker) -> None:

@@ -45,9 +45,31 @@ def list_objects(bucket: s3.IBucket, grantee: iam.IGrantable, key_pattern: str) 
     )
 
 
+def erase_objects(bucket: s3.IBucket, grantee: iam.IGrantable, *folders: str) -> None:
+    """With their former versions, which are found by a listing of their own. Reading them is another right."""
+    patterns = [f"{folder}*" for folder in folders]
+    _allow(
+        grantee,
+        ["s3:DeleteObject", "s3:DeleteObjectVersion"],
+        [bucket.arn_for_objects(pattern) for pattern in patterns],
+    )
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(
+            actions=["s3:ListBucketVersions"],
+            resources=[bucket.bucket_arn],
+            conditions={"StringLike": {"s3:prefix": patterns}},
+        )
+    )
+
+
 def keep_rows(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
     """Single rows and the rows of one partition; never a scan."""
     table.grant(grantee, *ROW_ACTIONS)
+
+
+def remove_rows(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
+    keep_rows(table, grantee)
+    table.grant(grantee, "dynamodb:DeleteItem")
 
 
 def pass_to_sagemaker(role: iam.IRole, grantee: iam.IGrantable) -> None:

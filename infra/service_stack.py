@@ -14,6 +14,7 @@ from contracts.storage import (
     INFERENCE,
     INFERENCE_FAILURE,
     INFERENCE_OUTPUT,
+    MADE_OF_A_SUBJECT,
     MANIFEST,
     MANIFESTS,
     MODELS,
@@ -32,9 +33,10 @@ from infra.constructs.generation_api import GenerationApi
 from infra.constructs.messaging import topic
 from infra.constructs.model_hosting import ModelHosting
 from infra.constructs.removal import Removal
+from infra.constructs.subject_deletion import SubjectDeletion
 from infra.constructs.training_pipeline import TrainingPipeline
 from infra.data_stack import DataStack
-from infra.grants import keep_rows, list_objects, read_objects, write_objects
+from infra.grants import erase_objects, keep_rows, list_objects, read_objects, remove_rows, write_objects
 from infra.settings import Settings
 
 
@@ -76,11 +78,13 @@ class ServiceStack(Stack):
             subject_topic=subject_topic,
             quiet_period_seconds=settings.quiet_period_seconds,
         )
-        api = GenerationApi(self, "Api", settings=settings, functions=functions)
+        deletion = SubjectDeletion(self, "Deletion", functions=functions, machine=training.machine)
+        api = GenerationApi(self, "Api", settings=settings, functions=functions, deletion_queue=deletion.queue)
         watched = {
             "Datasets": intake.dead_letters,
             "Generations": hosting.dead_letters,
             "BrokenExecutions": training.dead_letters,
+            "Deletions": deletion.dead_letters,
         }
         alarms = Alarms(self, "Alarms", prefix=settings.prefix, dead_letters=watched, machine=training.machine)
         Dashboard(self, "Dashboard", prefix=settings.prefix, dead_letters=watched, machine=training.machine)
@@ -132,6 +136,12 @@ class ServiceStack(Stack):
         read_objects(bucket, api.function, f"{GENERATIONS}*", f"{CHECKPOINTS}*/{PROGRESS}", f"{MODELS}*/{MANIFEST}")
         write_objects(bucket, api.function, f"{SOURCES}*")
         hosting.allow_drawing(api.function)
+
+        remove_rows(table, deletion.delete_subject)
+        drawn = (GENERATIONS, f"{INFERENCE_OUTPUT}/", f"{INFERENCE_FAILURE}/")
+        erase_objects(bucket, deletion.delete_subject, *MADE_OF_A_SUBJECT, CLASS_IMAGE_SETS, *drawn)
+        erase_objects(bucket, hosting.record_generation, *drawn)
+        deletion.queue.grant_send_messages(api.function)
 
         CfnOutput(self, "ApiUrl", value=api.url)
         CfnOutput(self, "StateMachineArn", value=training.machine.state_machine_arn)

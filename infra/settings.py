@@ -48,6 +48,9 @@ class Settings:
     inference_instance_type: str = "ml.g5.xlarge"
     inference_max_instances: int
     endpoint_poll_seconds: int
+    sleep_after_creation: bool = True
+    """An endpoint that nobody asks may never see a metric that would let it sleep, and is billed by the second."""
+
     blocked_words: tuple[str, ...] = ()
     """A prompt with one of these words or phrases is refused: by the API from the deployment on, by an endpoint that
     is asked itself from the next training on."""
@@ -86,6 +89,7 @@ LOCAL = Settings(
     machine_timeout_seconds=2 * HOUR,
     inference_max_instances=1,
     endpoint_poll_seconds=1,
+    sleep_after_creation=False,
     api_throttling=Throttling(rate=100, burst=200),
     versioned_data=False,
     data_removal=RemovalPolicy.DESTROY,

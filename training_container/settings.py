@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from contracts.errors import InvalidBaseModel, InvalidDatasetInfo, InvalidRequest
 from contracts.storage import DATASET_INFO
 from contracts.training import DatasetInfo, Hyperparameters, JobHyperparameters, describe
+from contracts.words import own_words
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ def read_settings(dataset: Path, job_hyperparameters: dict[str, str]) -> Trainin
         raise InvalidDatasetInfo(
             "textual_inversion_steps needs a class_prompt of every subject: the word to learn is the one it lacks."
         )
+    if asked.textual_inversion_steps:
+        for subject in subjects:
+            if not own_words(subject.instance_prompt, subject.class_prompt or ""):
+                raise InvalidDatasetInfo(
+                    f"textual_inversion_steps: {subject.instance_prompt!r} has no word that its class_prompt lacks."
+                )
     return TrainingSettings(subjects, asked, job.memory_tier, job.base_model or info.base_model, info.continue_from)
 
 

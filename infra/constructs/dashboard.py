@@ -37,7 +37,7 @@ class Dashboard(Construct):
             dashboard_name=prefix,
             widgets=[
                 [
-                    counted("Subjects", metrics.DATASETS_TAKEN, metrics.SUBJECTS_READY),
+                    counted("Subjects", metrics.DATASETS_TAKEN, metrics.SUBJECTS_READY, metrics.SUBJECTS_DELETED),
                     counted("Runs that ended early", metrics.RUNS_REFUSED, metrics.RUNS_FAILED),
                     cloudwatch.GraphWidget(
                         title="Executions",

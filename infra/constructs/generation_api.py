@@ -1,4 +1,4 @@
-"""The HTTP API: five routes for callers with AWS credentials, and the page and the contract for everybody."""
+"""The HTTP API: six routes for callers with AWS credentials, and the page and the contract for everybody."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer
 from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
 from constructs import Construct
@@ -21,6 +22,7 @@ SIGNED_ROUTES = (
     (apigateway.HttpMethod.POST, "/v1/sources"),
     (apigateway.HttpMethod.GET, "/v1/subjects"),
     (apigateway.HttpMethod.GET, "/v1/subjects/{subject}"),
+    (apigateway.HttpMethod.DELETE, "/v1/subjects/{subject}"),
 )
 OPEN_ROUTES = (
     (apigateway.HttpMethod.GET, "/"),
@@ -39,7 +41,9 @@ API_TIMEOUT_SECONDS = 29  # an HTTP API gives up after 30
 
 
 class GenerationApi(Construct):
-    def __init__(self, scope: Construct, id: str, *, settings: Settings, functions: Functions) -> None:
+    def __init__(
+        self, scope: Construct, id: str, *, settings: Settings, functions: Functions, deletion_queue: sqs.Queue
+    ) -> None:
         super().__init__(scope, id)
         self.function = functions.create(
             self,
@@ -48,6 +52,7 @@ class GenerationApi(Construct):
             environment=ApiEnvironment(
                 **functions.store,
                 url_lifetime_seconds=settings.url_lifetime_seconds,
+                deletion_queue_url=deletion_queue.queue_url,
                 blocked_words=list(settings.blocked_words),
             ),
             timeout_seconds=API_TIMEOUT_SECONDS,

@@ -35,6 +35,7 @@ def work_queue(
     consumer: lambda_.Function,
     dead_letters: sqs.Queue,
     delay_seconds: int = 0,
+    batch_size: int = 10,
 ) -> sqs.Queue:
     """A queue whose messages the consumer handles in batches; it names the messages that failed."""
     timeout = consumer.timeout or Duration.seconds(3)
@@ -47,5 +48,5 @@ def work_queue(
         visibility_timeout=Duration.seconds(VISIBILITY_FACTOR * timeout.to_seconds()),
         dead_letter_queue=sqs.DeadLetterQueue(queue=dead_letters, max_receive_count=DELIVERIES),
     )
-    consumer.add_event_source(SqsEventSource(queue, batch_size=10, report_batch_item_failures=True))
+    consumer.add_event_source(SqsEventSource(queue, batch_size=batch_size, report_batch_item_failures=True))
     return queue

@@ -43,6 +43,7 @@ class ModelHosting(Construct):
                 inference_max_instances=settings.inference_max_instances,
                 inference_success_topic_arn=self.drawn.topic_arn,
                 inference_error_topic_arn=self.not_drawn.topic_arn,
+                sleep_after_creation=settings.sleep_after_creation,
                 blocked_words=list(settings.blocked_words),
                 watermark=settings.watermark,
             ),

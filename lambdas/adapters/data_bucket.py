@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 from botocore.exceptions import ClientError
 
 from contracts.artifact import BaseModelManifest, VersionManifest
-from contracts.errors import DatasetChanged, InvalidRequest, UnknownBaseModel
+from contracts.errors import DatasetChanged, InternalError, InvalidRequest, UnknownBaseModel
 from contracts.storage import MANIFEST, base_model_prefix, version_manifest_key
 from lambdas.adapters.clients import client, error_code
 
@@ -112,6 +112,33 @@ class DataBucket:
                 return False
             raise
         return True
+
+    def erase(self, prefix: str, endings: tuple[str, ...] = ("",)) -> int:
+        """Deletes what begins and ends so, with all its versions and delete markers; how many those were.
+
+        Looks again until it finds nothing: a listing need not be whole when what it has passed goes away meanwhile.
+        Raises InternalError if one would not go.
+        """
+        erased = 0
+        while found := self._erase_once(prefix, endings):
+            erased += found
+        return erased
+
+    def _erase_once(self, prefix: str, endings: tuple[str, ...]) -> int:
+        """A page of the listing holds as many as one DeleteObjects takes."""
+        erased = 0
+        for page in self._s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
+            found = [
+                {"Key": item["Key"], "VersionId": item["VersionId"]}
+                for item in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+                if item["Key"].endswith(endings)
+            ]
+            if found:
+                answer = self._s3.delete_objects(Bucket=self.name, Delete={"Objects": found, "Quiet": True})
+                if refused := answer.get("Errors"):
+                    raise InternalError(f"{len(refused)} objects below {prefix} were not deleted: {refused[0]}")
+                erased += len(found)
+        return erased
 
     def key_of(self, uri: str) -> str | None:
         """s3://<this bucket>/key -> key; None for any other bucket."""

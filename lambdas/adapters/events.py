@@ -1,4 +1,4 @@
-"""What goes out to others: executions started, subject events published."""
+"""What goes out to others: executions started and stopped, deletions put in line, subject events published."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from botocore.exceptions import ClientError
 
-from contracts.pipeline import DatasetTaken, SubjectEvent
+from contracts.pipeline import DatasetTaken, DeletionRequested, SubjectEvent
 from lambdas.adapters.clients import client, error_code
 
 
@@ -19,6 +19,20 @@ def start_execution(state_machine_arn: str, taken: DatasetTaken) -> None:
     except ClientError as error:
         if error_code(error) != "ExecutionAlreadyExists":
             raise
+
+
+def stop_execution(state_machine_arn: str, run_id: str) -> None:
+    """If it is running; its training job is stopped with it. The ARN is ours, so invalid means that it has ended."""
+    execution = f"{state_machine_arn.replace(':stateMachine:', ':execution:')}:{run_id}"
+    try:
+        client("stepfunctions").stop_execution(executionArn=execution, cause="The subject is being deleted.")
+    except ClientError as error:
+        if error_code(error) not in ("ExecutionDoesNotExist", "ValidationException"):
+            raise
+
+
+def ask_for_deletion(queue_url: str, requested: DeletionRequested) -> None:
+    client("sqs").send_message(QueueUrl=queue_url, MessageBody=requested.model_dump_json())
 
 
 def publish(topic_arn: str, event: SubjectEvent) -> None:

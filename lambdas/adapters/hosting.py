@@ -50,6 +50,11 @@ def let_it_sleep(plan: EndpointPlan) -> None:
     client("cloudwatch").put_metric_alarm(**plan.wake_alarm(wake_policy["PolicyARN"]))
 
 
+def send_to_sleep(endpoint_name: str) -> None:
+    """At once. Whatever it works on is lost: only for an endpoint that nobody has asked yet."""
+    _set_instances(endpoint_name, 0)
+
+
 def wake(endpoint_name: str) -> bool:
     """Asks for one instance if there is none. False if it was awake."""
     endpoint = describe(endpoint_name)
@@ -57,10 +62,7 @@ def wake(endpoint_name: str) -> bool:
     asleep = [v for v in variants if v.get("DesiredInstanceCount") == 0]
     if not asleep or endpoint is None or endpoint["EndpointStatus"] != "InService":
         return False
-    client("sagemaker").update_endpoint_weights_and_capacities(
-        EndpointName=endpoint_name,
-        DesiredWeightsAndCapacities=[{"VariantName": VARIANT, "DesiredInstanceCount": 1}],
-    )
+    _set_instances(endpoint_name, 1)
     return True
 
 
@@ -74,6 +76,13 @@ def submit(endpoint_name: str, generation_id: str, body: str, accept: str) -> No
         Body=body,
         RequestTTLSeconds=REQUEST_TTL_SECONDS,
         InvocationTimeoutSeconds=INVOCATION_TIMEOUT_SECONDS,
+    )
+
+
+def _set_instances(endpoint_name: str, count: int) -> None:
+    client("sagemaker").update_endpoint_weights_and_capacities(
+        EndpointName=endpoint_name,
+        DesiredWeightsAndCapacities=[{"VariantName": VARIANT, "DesiredInstanceCount": count}],
     )
 
 

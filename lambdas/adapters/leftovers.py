@@ -39,6 +39,17 @@ def running_jobs_of(prefix: str, role_arn: str) -> list[str]:
     return [name for name in names if sagemaker.describe_training_job(TrainingJobName=name)["RoleArn"] == role_arn]
 
 
+def is_running(job: str) -> bool:
+    """Also while it is stopping: until it has ended it may write into the bucket."""
+    try:
+        status = client("sagemaker").describe_training_job(TrainingJobName=job)["TrainingJobStatus"]
+    except ClientError as error:
+        if not _is_gone(error):
+            raise
+        return False
+    return status in ("InProgress", "Stopping")
+
+
 def stop_job(name: str) -> None:
     _unless_gone("sagemaker", "stop_training_job", TrainingJobName=name)
 
@@ -74,6 +85,9 @@ def _unless_gone(service: str, operation: str, **request: Any) -> None:
     try:
         getattr(client(service), operation)(**request)
     except ClientError as error:
-        gone = error_code(error) in ("ObjectNotFoundException", "ResourceNotFound") or "Could not find" in str(error)
-        if not gone:
+        if not _is_gone(error):
             raise
+
+
+def _is_gone(error: ClientError) -> bool:
+    return error_code(error) in ("ObjectNotFoundException", "ResourceNotFound") or "not find" in str(error)

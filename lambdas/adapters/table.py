@@ -1,21 +1,32 @@
-"""The table: subjects with their runs, and generations. Every write is conditional where two could meet."""
+"""The table: subjects with their runs, generations, and deletions. Every write is conditional where two could meet."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
 import boto3
-from boto3.dynamodb.conditions import Attr, Key
+from boto3.dynamodb.conditions import Attr, ConditionBase, Key
 from botocore.exceptions import ClientError
 
 from contracts.artifact import PromotedVersion
 from contracts.errors import ErrorReport
 from contracts.generation import KEEP_GENERATIONS_DAYS, GenerationTimings
-from contracts.pipeline import DatasetTaken, Quote, Run, RunStatus, Stage, Subject
-from contracts.storage import ALL_SUBJECTS, TableKey, generation_item, run_item, subject_item
+from contracts.pipeline import DatasetTaken, Deletion, Quote, Run, RunStatus, Stage, Subject
+from contracts.storage import (
+    ALL_SUBJECTS,
+    TableKey,
+    class_user_item,
+    deletion_item,
+    drawn_item,
+    generation_item,
+    run_item,
+    subject_item,
+    wanted_classes_item,
+)
 from lambdas.adapters.clients import error_code
 from lambdas.domain.generations import GenerationRow
 
@@ -38,6 +49,19 @@ class _Rows:
     def _get(self, key: TableKey) -> dict[str, Any] | None:
         item: dict[str, Any] | None = self._table.get_item(Key=key._asdict(), ConsistentRead=True).get("Item")
         return item
+
+    def _starting(self, start: TableKey, **more: Any) -> Iterator[dict[str, Any]]:
+        """The rows of a partition whose sort keys start so, in their order."""
+        condition: ConditionBase = Key("pk").eq(start.pk)
+        if start.sk:
+            condition &= Key("sk").begins_with(start.sk)
+        query: dict[str, Any] = {"KeyConditionExpression": condition, **more}
+        while True:
+            page = self._table.query(**query)
+            yield from page["Items"]
+            if "LastEvaluatedKey" not in page:
+                return
+            query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
     def _update(self, key: TableKey, values: dict[str, Any], condition: Any = None, extra: str = "") -> bool:
         """SET of every value; `extra` is one more SET clause over the names #stages and :entry. False if refused."""
@@ -92,6 +116,7 @@ class Subjects(_Rows):
             "Key": subject_item(taken.subject)._asdict(),
             "UpdateExpression": "SET #subject = :subject, run_id = :run, #status = :running, updated_at = :now "
             "REMOVE #error",
+            "ConditionExpression": "attribute_not_exists(deletion_requested_at)",
             "ExpressionAttributeNames": {"#subject": "subject", "#status": "status", "#error": "error"},
             "ExpressionAttributeValues": {
                 ":subject": taken.subject,
@@ -151,7 +176,8 @@ class Subjects(_Rows):
     def promote(
         self, taken: DatasetTaken, version: str, endpoint_name: str, base_model: str, instance_prompt: str
     ) -> PromotedVersion | None:
-        """Points the subject at a version and its endpoint in one write; None if a newer dataset has been promoted."""
+        """Points the subject at a version and its endpoint in one write; None if a newer dataset has been promoted, or
+        the subject is to be deleted."""
         run = self._get(run_item(taken.subject, taken.run_id)) or {}
         taken_at = run["stages"][0]["at"]
         values = {
@@ -162,14 +188,15 @@ class Subjects(_Rows):
             "instance_prompt": instance_prompt,
         }
         older = Attr("version_taken_at").not_exists() | Attr("version_taken_at").lte(taken_at)
-        if not self._update(subject_item(taken.subject), values, older):
+        stays = Attr("run_id").exists() & Attr("deletion_requested_at").not_exists()
+        if not self._update(subject_item(taken.subject), values, stays & older):
             return None
         return PromotedVersion(version=version, taken_at=taken_at)
 
     def hosted(self, subject: str) -> Hosted | None:
-        """None if it is unknown or cannot be drawn yet."""
+        """None if it is unknown or cannot be drawn: not yet, or not any more."""
         item = self._get(subject_item(subject))
-        if item is None or "endpoint_name" not in item or "version" not in item:
+        if item is None or not _is_ready(item):
             return None
         return Hosted(subject, item["version"], item["endpoint_name"], item["base_model"])
 
@@ -181,15 +208,14 @@ class Subjects(_Rows):
         item = self._get(subject_item(subject)) or {}
         return item.get("run_id")
 
+    def use_class_images(self, subject: str, image_sets: Iterable[str]) -> None:
+        """Nobody deletes a set of class pictures while a subject uses it."""
+        for image_set in image_sets:
+            for key in (class_user_item(image_set, subject), wanted_classes_item(subject, image_set)):
+                self._table.put_item(Item={**key._asdict(), "subject": subject, "image_set": image_set})
+
     def all(self) -> list[Subject]:
-        subjects: list[Subject] = []
-        query: dict[str, Any] = {"KeyConditionExpression": Key("pk").eq(ALL_SUBJECTS)}
-        while True:
-            page = self._table.query(**query)
-            subjects += [_subject(item) for item in page["Items"]]
-            if "LastEvaluatedKey" not in page:
-                return subjects
-            query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        return [_subject(item) for item in self._starting(TableKey(ALL_SUBJECTS, ""))]
 
     def one(self, name: str) -> Subject | None:
         item = self._get(subject_item(name))
@@ -199,9 +225,13 @@ class Subjects(_Rows):
         return _subject(item).model_copy(update={"run": _run(run) if run else None})
 
 
+def _is_ready(item: dict[str, Any]) -> bool:
+    return "endpoint_name" in item and "version" in item and "deletion_requested_at" not in item
+
+
 def _subject(item: dict[str, Any]) -> Subject:
-    ready = "endpoint_name" in item and "version" in item
-    return Subject.model_validate({**item, "ready": ready})
+    status = "deleting" if "deletion_requested_at" in item else item["status"]
+    return Subject.model_validate({**item, "ready": _is_ready(item), "status": status})
 
 
 def _run(item: dict[str, Any]) -> Run:
@@ -213,7 +243,7 @@ class Generations(_Rows):
     """pk GENERATION#<id>, sk META; `expires_at` is the table's time to live."""
 
     def create(self, row: GenerationRow) -> bool:
-        """False if a generation of this id exists."""
+        """With what finds it by its subjects, in one transaction. False if a generation of this id exists."""
         expires = int(row.created_at.timestamp()) + KEEP_GENERATIONS_DAYS * _SECONDS_A_DAY
         item = {
             **generation_item(row.id)._asdict(),
@@ -223,23 +253,37 @@ class Generations(_Rows):
             "row": row.model_dump_json(),
             "expires_at": expires,
         }
+        # A versioned bucket keeps expired pictures as long again: until then they must be found.
+        expires += KEEP_GENERATIONS_DAYS * _SECONDS_A_DAY
+        drawn = [
+            {**drawn_item(subject, row.id)._asdict(), "generation_id": row.id, "expires_at": expires}
+            for subject in row.subjects
+        ]
+        name = self._table.name
+        puts: list[dict[str, Any]] = [{"Put": {"TableName": name, "Item": one}} for one in (item, *drawn)]
+        puts[0]["Put"]["ConditionExpression"] = "attribute_not_exists(pk)"
         try:
-            self._table.put_item(Item=item, ConditionExpression=Attr("pk").not_exists())
+            self._table.meta.client.transact_write_items(TransactItems=puts)
         except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
+            if error_code(error) == "TransactionCanceledException" and self._get(generation_item(row.id)):
                 return False
             raise
         return True
 
     def get(self, generation_id: str) -> GenerationRow | None:
+        """None if it is unknown or forgotten."""
         item = self._get(generation_item(generation_id))
-        if item is None:
+        if item is None or "row" not in item:
             return None
         stored = json.loads(item["row"]) | json.loads(item.get("ending", "{}"))
         return GenerationRow.model_validate({**stored, "status": item["status"], "submitted": item["submitted"]})
 
     def mark_submitted(self, generation_id: str) -> None:
         self._update(generation_item(generation_id), {"submitted": True})
+
+    def answered(self, generation_id: str, keys: list[str]) -> None:
+        """The endpoint's own files, which hold the pictures too: `forget` wants to know them."""
+        self._update(generation_item(generation_id), {"answers": keys}, Attr("pk").exists())
 
     def succeed(
         self, generation_id: str, finished_at: datetime, images: list[str], seeds: list[int], timings: GenerationTimings
@@ -255,3 +299,113 @@ class Generations(_Rows):
         """False if it had ended before, or is not known: the first ending counts."""
         values = {"status": status, "ending": json.dumps({**ending, "finished_at": finished_at.isoformat()})}
         return self._update(generation_item(generation_id), values, Attr("status").eq("queued"))
+
+    def forget(self, generation_id: str) -> list[str]:
+        """Leaves the id only, so that a picture that is still to come is known as one that nobody may have.
+
+        Returns the keys of the endpoint's own files. Safe to repeat.
+        """
+        try:
+            answer = self._table.update_item(
+                Key=generation_item(generation_id)._asdict(),
+                UpdateExpression="SET #status = :forgotten REMOVE #row, #owner, ending",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeNames={"#status": "status", "#row": "row", "#owner": "owner"},
+                ExpressionAttributeValues={":forgotten": "forgotten"},
+                ReturnValues="ALL_NEW",
+            )
+        except ClientError as error:
+            if error_code(error) == "ConditionalCheckFailedException":  # it has expired
+                return []
+            raise
+        return [str(key) for key in answer["Attributes"].get("answers", [])]
+
+    def is_forgotten(self, generation_id: str) -> bool:
+        item = self._get(generation_item(generation_id))
+        return item is not None and item["status"] == "forgotten"
+
+
+class Deletions(_Rows):
+    """What deletes a subject, row by row, and the record that stays: pk DELETIONS, sk <subject>/<when>."""
+
+    def request(self, subject: str, owner: str) -> None:
+        """From now on the subject cannot be drawn. The first request counts; nothing where there is no subject."""
+        wanted = Attr("pk").exists() & Attr("deletion_requested_at").not_exists()
+        values = {"deletion_requested_at": _now(), "deletion_requested_by": owner}
+        self._update(subject_item(subject), values, wanted)
+
+    def is_requested(self, subject: str) -> bool:
+        return "deletion_requested_at" in (self._get(subject_item(subject)) or {})
+
+    def begin(self, subject: str, lease_seconds: int) -> bool:
+        """False if it is deleted, or somebody is at it: a second one could go on when a new upload has come."""
+        free = Attr("deletion_leased_until").not_exists() | Attr("deletion_leased_until").lt(_now())
+        until = (datetime.now(UTC) + timedelta(seconds=lease_seconds)).isoformat(timespec="milliseconds")
+        wanted = Attr("deletion_requested_at").exists()
+        return self._update(subject_item(subject), {"deletion_leased_until": until}, wanted & free)
+
+    def pause(self, subject: str) -> None:
+        """The next one may begin."""
+        wanted = Attr("deletion_requested_at").exists()
+        self._update(subject_item(subject), {"deletion_leased_until": ""}, wanted)
+
+    def runs(self, subject: str) -> list[Run]:
+        return [_run(item) for item in self._starting(run_item(subject, ""))]
+
+    def remove_run(self, subject: str, run_id: str) -> None:
+        self._remove(run_item(subject, run_id))
+
+    def generations(self, subject: str) -> list[str]:
+        return [item["generation_id"] for item in self._starting(drawn_item(subject, ""))]
+
+    def remove_generation(self, subject: str, generation_id: str) -> None:
+        self._remove(drawn_item(subject, generation_id))
+
+    def class_image_sets(self, subject: str) -> list[str]:
+        return [item["image_set"] for item in self._starting(wanted_classes_item(subject, ""))]
+
+    def is_used_by_others(self, image_set: str, subject: str) -> bool:
+        """From now on not by this subject."""
+        self._remove(class_user_item(image_set, subject))
+        return any(True for _ in self._starting(class_user_item(image_set, "")))
+
+    def remove_class_image_set(self, subject: str, image_set: str) -> None:
+        self._remove(wanted_classes_item(subject, image_set))
+
+    def count(self, subject: str, objects: int) -> None:
+        self._table.update_item(
+            Key=subject_item(subject)._asdict(),
+            UpdateExpression="ADD objects_deleted :objects",
+            ConditionExpression="attribute_exists(pk)",
+            ExpressionAttributeValues={":objects": objects},
+        )
+
+    def finish(self, subject: str) -> Deletion:
+        """The subject's row makes way for the record, in one transaction."""
+        item = self._get(subject_item(subject)) or {}
+        finished_at = _now()
+        done = Deletion(
+            subject=subject,
+            requested_at=item["deletion_requested_at"],
+            requested_by=item["deletion_requested_by"],
+            finished_at=datetime.fromisoformat(finished_at),
+            objects=int(item.get("objects_deleted", 0)),
+        )
+        name = self._table.name
+        record = {**deletion_item(subject, finished_at)._asdict(), **done.plain(), "finished_at": finished_at}
+        row = {
+            "TableName": name,
+            "Key": subject_item(subject)._asdict(),
+            "ConditionExpression": "attribute_exists(deletion_requested_at)",
+        }
+        writes = [{"Delete": row}, {"Put": {"TableName": name, "Item": record}}]
+        self._table.meta.client.transact_write_items(TransactItems=writes)
+        return done
+
+    def latest(self, subject: str) -> Deletion | None:
+        newest_first = self._starting(deletion_item(subject, ""), ScanIndexForward=False, Limit=1)
+        item = next(newest_first, None)
+        return Deletion.model_validate(item) if item else None
+
+    def _remove(self, key: TableKey) -> None:
+        self._table.delete_item(Key=key._asdict())

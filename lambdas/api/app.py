@@ -16,26 +16,28 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.environment import ApiEnvironment
 from contracts.errors import (
+    DreamdropError,
     EndpointBusy,
     GenerationFailed,
     IdempotencyConflict,
     InvalidRequest,
+    SubjectNotReady,
     Unauthenticated,
     UnknownGeneration,
     UnknownSubject,
 )
 from contracts.generation import MAX_PAYLOAD_BYTES, Generation, GenerationRequest, Picture, PictureSource
 from contracts.metrics import GENERATIONS_ACCEPTED
-from contracts.pipeline import Subject
+from contracts.pipeline import DeletionRequested, Subject
 from contracts.policy import check_prompts
 from contracts.storage import GENERATION_PATTERN, progress_key, source_prefix
 from contracts.training import TrainingProgress
-from lambdas.adapters import hosting
+from lambdas.adapters import events, hosting
 from lambdas.adapters.clients import is_transient
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
-from lambdas.adapters.table import Generations, Subjects
+from lambdas.adapters.table import Deletions, Generations, Subjects
 from lambdas.api import errors
 from lambdas.api.settling import settle
 from lambdas.domain import openapi
@@ -106,10 +108,18 @@ def subjects() -> dict[str, Any]:
 def subject(name: str) -> Response[str]:
     _owner()
     env = environment(ApiEnvironment)
-    found = Subjects(env.table_name).one(name) if len(name.encode()) <= MAX_KEY_BYTES else None
-    if found is None:
-        raise UnknownSubject(f"There is no subject {name[:64]!r}.")
-    return _json(200, _with_progress(found, DataBucket(env.data_bucket)))
+    return _json(200, _with_progress(_subject(env, name), DataBucket(env.data_bucket)))
+
+
+@app.delete("/v1/subjects/<name>")
+def delete(name: str) -> Response[str]:
+    """A repetition is put in line too: it goes on at once with what was interrupted."""
+    owner = _owner()
+    env = environment(ApiEnvironment)
+    _subject(env, name)
+    Deletions(env.table_name).request(name, owner)
+    events.ask_for_deletion(env.deletion_queue_url, DeletionRequested(subject=name))
+    return _json(202, _subject(env, name))
 
 
 @app.get("/v1/openapi.json")
@@ -120,6 +130,17 @@ def schema() -> dict[str, Any]:
 @app.get("/")
 def page() -> Response[str]:
     return Response(status_code=200, content_type="text/html; charset=utf-8", body=PAGE.read_text(encoding="utf-8"))
+
+
+def _subject(env: ApiEnvironment, name: str) -> Subject:
+    """With its newest run. Raises UnknownSubject."""
+    is_key = len(name.encode()) <= MAX_KEY_BYTES
+    found = Subjects(env.table_name).one(name) if is_key else None
+    if found is None:
+        deleted = Deletions(env.table_name).latest(name) if is_key else None
+        when = f" any more: it was deleted at {deleted.finished_at.isoformat()}" if deleted else ""
+        raise UnknownSubject(f"There is no subject {name[:64]!r}{when}.")
+    return found
 
 
 def _owner() -> str:
@@ -163,7 +184,7 @@ def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> Gene
         logger.exception("the endpoint did not accept the request")
         if is_transient(error):  # the row stays queued and unsubmitted: a retry with the same key submits it
             raise EndpointBusy("The endpoint does not accept requests at the moment.") from error
-        failed = GenerationFailed("The endpoint did not accept the request.")
+        failed = _why_refused(endpoint)
         generations.fail(row.id, datetime.now(UTC), failed.report)
         raise failed from error
     generations.mark_submitted(row.id)
@@ -173,6 +194,14 @@ def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> Gene
     except (ClientError, BotoCoreError):  # the alarm wakes it a minute later
         logger.warning("waking failed", exc_info=True)
     return row.model_copy(update={"submitted": True})
+
+
+def _why_refused(endpoint: str) -> DreamdropError:
+    if hosting.describe(endpoint) is None:  # as after a removal of the service stack
+        return SubjectNotReady(
+            "The endpoint of this subject has been removed.", "Train a subject of its base model: that makes it again."
+        )
+    return GenerationFailed("The endpoint did not accept the request.")
 
 
 def _body_of(row: GenerationRow) -> str:

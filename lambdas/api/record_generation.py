@@ -14,7 +14,7 @@ from contracts.environment import StoreEnvironment
 from contracts.errors import GenerationFailed
 from contracts.generation import InferenceAnswer
 from contracts.metrics import GENERATIONS_FAILED, PICTURES_MADE, SECONDS_QUEUED
-from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, image_key
+from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, generation_prefix, image_key
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
@@ -29,20 +29,38 @@ def end(record: SQSRecord) -> None:
     bucket, generations = DataBucket(env.data_bucket), Generations(env.table_name)
     notice = Notice.model_validate_json(record.body)
     logger.append_keys(correlation_id=notice.inferenceId)
+    output = _own(bucket, notice.responseParameters.outputLocation, INFERENCE_OUTPUT)
+    explanation = _own(bucket, notice.responseParameters.failureLocation, INFERENCE_FAILURE)
     row = generations.get(notice.inferenceId)
-    if row is None:
+    if row is not None:
+        _end(bucket, generations, row, notice, output, explanation)
+    if generations.is_forgotten(notice.inferenceId):  # its subject was deleted before, or just now
+        for prefix in (generation_prefix(notice.inferenceId), output, explanation):
+            if prefix:
+                bucket.erase(prefix)
+    elif row is None:
         logger.info("not one of the API's generations: asked for at the endpoint itself")
-        return
+
+
+def _end(
+    bucket: DataBucket,
+    generations: Generations,
+    row: GenerationRow,
+    notice: Notice,
+    output: str | None,
+    explanation: str | None,
+) -> None:
     finished_at = notice.eventTime or datetime.now(UTC)
-    answer = _read(bucket, notice.responseParameters.outputLocation, INFERENCE_OUTPUT)
+    generations.answered(row.id, [key for key in (output, explanation) if key])
+    answer = bucket.read(output) if output else None
     if notice.invocationStatus == "Completed" and answer is not None:
         _succeed(bucket, generations, row, notice, InferenceAnswer.model_validate_json(answer), finished_at)
-    else:
-        explanation = _read(bucket, notice.responseParameters.failureLocation, INFERENCE_FAILURE) or b""
-        report = failure([explanation.decode(errors="replace"), notice.failureReason or ""])
-        if generations.fail(notice.inferenceId, finished_at, report):
-            logger.warning("generation failed", extra={"report": report.model_dump()})
-            metrics.add_metric(name=GENERATIONS_FAILED, unit="Count", value=1)
+        return
+    told = (bucket.read(explanation) if explanation else None) or b""
+    report = failure([told.decode(errors="replace"), notice.failureReason or ""])
+    if generations.fail(row.id, finished_at, report):
+        logger.warning("generation failed", extra={"report": report.model_dump()})
+        metrics.add_metric(name=GENERATIONS_FAILED, unit="Count", value=1)
 
 
 def _succeed(
@@ -66,10 +84,10 @@ def _succeed(
         metrics.add_metric(name=SECONDS_QUEUED, unit="Seconds", value=(spent.queued_ms or 0) / 1000)
 
 
-def _read(bucket: DataBucket, uri: str | None, prefix: str) -> bytes | None:
-    """Only answers of our own endpoints are read, wherever the notice points."""
+def _own(bucket: DataBucket, uri: str | None, prefix: str) -> str | None:
+    """The key of an answer of our own endpoints: nothing else is read or deleted, wherever the notice points."""
     key = bucket.key_of(uri) if uri else None
-    return bucket.read(key) if key and key.startswith(f"{prefix}/") else None
+    return key if key and key.startswith(f"{prefix}/") else None
 
 
 @logger.inject_lambda_context(clear_state=True)

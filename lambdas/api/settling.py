@@ -43,6 +43,8 @@ def _hosted(subjects: Subjects, name: str) -> Hosted:
     known = subjects.one(name)
     if known is None:
         raise UnknownSubject(f"There is no subject {name!r}.")
+    if known.status == "deleting":
+        raise SubjectNotReady(f"The subject {name!r} is being deleted.", "Draw another subject.")
     if known.error is not None:
         raise SubjectNotReady(f"The newest dataset of {name!r} failed: {known.error.cause}", known.error.cure)
     raise SubjectNotReady(f"The subject {name!r} has no version that can be drawn yet.")

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from contracts.errors import EmptyDataset, InvalidFileName, TooManyImages
 from contracts.pipeline import Run, TakenFile
@@ -42,12 +43,17 @@ def is_superseded(event_time: datetime, newest_upload: datetime) -> bool:
     return newest_upload > event_time + timedelta(seconds=1)
 
 
-def dataset_id(bucket: str, subject: str, files: list[TakenFile], again: int = 0) -> str:
+def dataset_id(
+    bucket: str, subject: str, files: list[TakenFile], again: int = 0, deleted_at: datetime | None = None
+) -> str:
     """12 hex digits that name exactly these contents: equal uploads train once.
 
-    `again` counts how often the same contents were dropped anew after another dataset or after a failure.
+    `again` counts how often the same contents were dropped anew after another dataset or after a failure. `deleted_at`:
+    when a former subject of the name was deleted; this one has nothing in common with it, also not the runs' names.
     """
-    content = [bucket, subject, sorted((file.path, file.etag) for file in files), again]
+    content: list[Any] = [bucket, subject, sorted((file.path, file.etag) for file in files), again]
+    if deleted_at:
+        content.append(deleted_at.isoformat())
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 

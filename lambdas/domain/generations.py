@@ -54,6 +54,11 @@ class GenerationRow(BaseModel):
         drawn = self.request.model_dump(exclude={"format"})
         return InferencePayload.model_validate({**drawn, "version": self.version})
 
+    @property
+    def subjects(self) -> list[str]:
+        """Those that are in the pictures, each once."""
+        return list(dict.fromkeys([self.subject, *(other.subject for other in self.request.mix)]))
+
     def metadata(self, seed: int) -> dict[str, str]:
         """Of the picture of that seed, in S3. Without the prompt: only 2 KB of ASCII have room."""
         others = [f"{other.subject}@{other.version}" for other in self.request.mix]

@@ -40,7 +40,10 @@ def document() -> dict[str, Any]:
             "/v1/generations/{id}": {"get": _get("One generation", _ref(Generation), "id")},
             "/v1/sources": {"post": _offer_source()},
             "/v1/subjects": {"get": _get("Every subject", subjects)},
-            "/v1/subjects/{subject}": {"get": _get("One subject and its newest run", _ref(Subject), "subject")},
+            "/v1/subjects/{subject}": {
+                "get": _get("One subject and its newest run", _ref(Subject), "subject"),
+                "delete": _delete(),
+            },
         },
         "components": {
             "schemas": {**schema["$defs"], "Error": error},
@@ -98,10 +101,23 @@ def _offer_source() -> dict[str, Any]:
     }
 
 
+def _delete() -> dict[str, Any]:
+    return {
+        "summary": "Delete a subject, for good",
+        "description": "Photos, models, pictures and their rows: once GET answers 404, they are gone. A record that it "
+        "was deleted stays. Safe to repeat.",
+        "parameters": [_path_parameter("subject")],
+        "responses": {"202": _answer("It is being deleted", _ref(Subject)), **_errors()},
+    }
+
+
 def _get(summary: str, schema: dict[str, Any], parameter: str | None = None) -> dict[str, Any]:
-    parameters = [{"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}]
     return {
         "summary": summary,
-        **({"parameters": parameters} if parameter else {}),
+        **({"parameters": [_path_parameter(parameter)]} if parameter else {}),
         "responses": {"200": _answer(summary, schema), **_errors()},
     }
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}

@@ -24,6 +24,7 @@ class HostingRound(VersionPublished):
     """A later round of the loop carries what the round before saw."""
 
     endpoint_status: str | None = None
+    endpoint_created: bool = False
 
 
 @state(HostingRound)
@@ -35,9 +36,12 @@ def handler(round_: HostingRound) -> VersionHosted:
     if first_round:
         subjects.enter(round_, "hosting")
     plan = _plan(env, bucket, round_.request.base_model)
-    status = _ensure(plan, first_round)
+    status, created_now = _ensure(plan, first_round)
+    created = round_.endpoint_created or created_now
     if status == "InService":
         hosting.let_it_sleep(plan)
+        if created and env.sleep_after_creation:
+            hosting.send_to_sleep(plan.endpoint_name)
         request = round_.request
         promoted = subjects.promote(
             round_, round_.version, plan.endpoint_name, request.base_model, request.instance_prompt
@@ -46,8 +50,8 @@ def handler(round_: HostingRound) -> VersionHosted:
             logger.info("a newer dataset has been promoted meanwhile; this version is kept beside it")
         else:
             _tell_containers(bucket, round_.subject, promoted)
-    payload = round_.model_dump(exclude={"endpoint_status"})
-    return VersionHosted(**payload, endpoint_name=plan.endpoint_name, endpoint_status=status)
+    payload = round_.model_dump(exclude={"endpoint_status", "endpoint_created"})
+    return VersionHosted(**payload, endpoint_name=plan.endpoint_name, endpoint_status=status, endpoint_created=created)
 
 
 def _tell_containers(bucket: DataBucket, subject: str, promoted: PromotedVersion) -> None:
@@ -79,13 +83,13 @@ def _plan(env: HostEnvironment, bucket: DataBucket, base_model: str) -> Endpoint
     )
 
 
-def _ensure(plan: EndpointPlan, first_round: bool) -> str:
-    """The endpoint's status after doing the next thing that it needs. Raises HostingFailed."""
+def _ensure(plan: EndpointPlan, first_round: bool) -> tuple[str, bool]:
+    """(status, created now) after doing the next thing that it needs. Raises HostingFailed."""
     found = hosting.describe(plan.endpoint_name)
     if found is None:
         logger.info("creating the endpoint", extra={"endpoint": plan.endpoint_name})
         hosting.create(plan)
-        return "Creating"
+        return "Creating", True
     status = str(found["EndpointStatus"])
     outdated = status == "InService" and found["EndpointConfigName"] != plan.config_name
     if outdated and not first_round:
@@ -94,10 +98,10 @@ def _ensure(plan: EndpointPlan, first_round: bool) -> str:
     if outdated:
         logger.info("updating the endpoint", extra={"endpoint": plan.endpoint_name, "config": plan.config_name})
         hosting.update(plan)
-        return "Updating"
+        return "Updating", False
     if status == "Failed" and first_round:  # left over from an earlier run
         hosting.delete(plan.endpoint_name)
-        return "Deleting"
+        return "Deleting", False
     if status != "InService" and status not in WAITED_FOR:
         raise HostingFailed(f"The endpoint {plan.endpoint_name} is {status}: {found.get('FailureReason', 'no reason')}")
-    return status
+    return status, False

@@ -17,7 +17,7 @@ from aws_lambda_powertools.utilities.parser.models import S3EventNotificationEve
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from contracts.environment import IntakeEnvironment
-from contracts.errors import InvalidSubjectName
+from contracts.errors import InvalidSubjectName, SubjectNotReady
 from contracts.metrics import DATASETS_TAKEN
 from contracts.pipeline import DatasetTaken, SubjectEvent, TakenFile, TakenManifest
 from contracts.storage import check_subject, dataset_prefix, parse_dataset_key, run_id, taken_manifest_key
@@ -25,7 +25,7 @@ from lambdas.adapters import events
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
-from lambdas.adapters.table import Subjects
+from lambdas.adapters.table import Deletions, Subjects
 from lambdas.domain.datasets import dataset_id, is_settled_by, is_superseded
 
 processor = BatchProcessor(event_type=EventType.SQS)
@@ -51,8 +51,14 @@ def take(record: SQSRecord) -> None:
     newest_upload = max(item.modified for item in found)
     if is_superseded(event.time, newest_upload):
         return
+    deletions = Deletions(env.table_name)
+    if deletions.is_requested(dropped.subject):  # told again later: what is left then belongs to a new subject
+        raise SubjectNotReady(f"The subject {dropped.subject!r} is being deleted.")
+    deleted = deletions.latest(dropped.subject)
     files = [TakenFile(path=item.key.removeprefix(prefix), etag=item.etag, size=item.size) for item in found]
-    taken = _name(subjects, env.data_bucket, dropped.subject, files, newest_upload)
+    taken = _name(
+        subjects, env.data_bucket, dropped.subject, files, newest_upload, deleted.finished_at if deleted else None
+    )
     manifest = TakenManifest(subject=taken.subject, dataset_id=taken.dataset_id, files=files)
     bucket.write(taken_manifest_key(taken.subject, taken.dataset_id), manifest.model_dump_json().encode())
     first_delivery = subjects.take(taken)
@@ -63,13 +69,18 @@ def take(record: SQSRecord) -> None:
 
 
 def _name(
-    subjects: Subjects, bucket: str, subject: str, files: list[TakenFile], newest_upload: datetime
+    subjects: Subjects,
+    bucket: str,
+    subject: str,
+    files: list[TakenFile],
+    newest_upload: datetime,
+    deleted_at: datetime | None,
 ) -> DatasetTaken:
     """The run that these contents have, or the next that they can have."""
     newest = subjects.newest_run_id(subject)
     again = 0
     while True:
-        dataset = dataset_id(bucket, subject, files, again)
+        dataset = dataset_id(bucket, subject, files, again, deleted_at)
         taken = DatasetTaken(subject=subject, dataset_id=dataset, run_id=run_id(subject, dataset))
         run = subjects.run(subject, taken.run_id)
         if run is None or is_settled_by(run, taken.run_id == newest, newest_upload):

@@ -21,6 +21,7 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
     subjects.enter(checked, "planning", attempt=checked.attempt, ignored=checked.ignored)
     bucket = DataBucket(env.data_bucket)
     wanted_sets = checked.request.class_image_sets(bucket.base_model(checked.request.base_model).checksum)
+    subjects.use_class_images(checked.subject, wanted_sets)
     kept = {name: count for name in wanted_sets if (count := bucket.count(class_image_set_prefix(name)))}
     price = quote(
         checked.request.hyperparameters,

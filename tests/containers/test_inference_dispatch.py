@@ -11,11 +11,12 @@ import pytest
 
 from contracts.errors import GenerationFailed
 from contracts.generation import InferencePayload
+from inference_container import dispatch
 from inference_container.batching import kind_of, next_batch
 from inference_container.dispatch import Dispatcher
 from inference_container.payload import Invocation
 from inference_container.shelf import Shelf
-from inference_container.worker_process import WorkerAnswer
+from inference_container.worker_process import DrawingTimedOut, WorkerAnswer
 
 VERSION = "0123456789ab-1"
 
@@ -77,6 +78,8 @@ class Worker:
         self.batches.append(prompts)
         if "poison" in prompts:
             raise GenerationFailed("The generating process died while it was drawing.")
+        if "slow" in prompts:
+            raise DrawingTimedOut("Drawing took longer than 900 s.")
         if "bug" in prompts:
             raise KeyError("bug")
         return [WorkerAnswer(200, prompt.encode()) for prompt in prompts]
@@ -114,6 +117,22 @@ def test_a_crash_is_reported_for_the_request_that_caused_it_only() -> None:
     assert (first, last) == ("a", "b")
     assert isinstance(culprit, GenerationFailed)
     assert sorted(map(len, worker.batches)) == [1, 1, 1, 3]
+
+
+def test_a_batch_that_took_too_long_is_not_drawn_again() -> None:
+    worker = Worker()
+    first, last = ask_all(worker, "a", "slow")
+    assert isinstance(first, DrawingTimedOut)
+    assert isinstance(last, DrawingTimedOut)
+    assert len(worker.batches) == 1
+
+
+def test_a_request_that_nobody_waits_for_any_more_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "INVOCATION_TIMEOUT_SECONDS", -1)
+    worker = Worker()
+    [given_up] = ask_all(worker, "a")
+    assert isinstance(given_up, GenerationFailed)
+    assert worker.batches == []
 
 
 def test_nobody_waits_for_ever_after_an_error_that_nobody_thought_of() -> None:

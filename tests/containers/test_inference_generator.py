@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import shutil
+import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 
 from contracts.artifact import ARTIFACT, LEARNED_WORDS, LORA_WEIGHTS, FileEntry, PromotedVersion
@@ -31,12 +32,13 @@ from contracts.errors import (
 )
 from contracts.generation import GenerationDefaults, InferencePayload, Scheduler
 from contracts.storage import MANIFEST, promoted_key, version_manifest_key
+from inference_container import adapters, subject_models
 from inference_container import generator as generator_module
-from inference_container import subject_models
 from inference_container.answers import render
 from inference_container.generator import Drawing, Generator, Settings
 from inference_container.networks import load_base_model
 from inference_container.payload import Invocation
+from inference_container.pictures import read_source
 from inference_container.prompts import split_weights, tokenise
 from inference_container.schedulers import make_scheduler
 from inference_container.subject_models import MemoryLimits, SubjectModels
@@ -380,6 +382,7 @@ def test_parts_of_a_prompt_weigh_what_is_asked(generator: Generator) -> None:
     assert len({pixels.tobytes() for pixels in (plain, heavy, light)}) == 3
     assert split_weights("a (small) dog (c:") == [("a (small) dog (c:", 1.0)]
     assert split_weights("(a:2)(b:9)") == [("a", 2.0), ("b", 4.0)]
+    assert split_weights("at (16:9)") == [("at (16:9)", 1.0)]
     assert split_weights("") == [("", 1.0)]
 
 
@@ -438,6 +441,76 @@ def test_out_of_memory_halves_the_number_at_once_and_carries_on(
     assert [answer.code for answer in batch(wide, {}, {})] == ["out_of_memory"] * 2
     monkeypatch.setattr(generator_module, "_draw_part", real)
     assert len(batch(wide, {})[0].pictures) == 1
+
+
+def test_a_change_of_weights_that_was_cut_short_is_made_good(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = make_generator(tiny_base_model, s3, tmp_path)
+    base = picture(generator)
+    real = adapters.Layer.change
+    left = 3
+
+    def fails_in_the_middle(*arguments: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyError("cut short")
+        return real(*arguments)
+
+    monkeypatch.setattr(adapters.Layer, "change", fails_in_the_middle)
+    with pytest.raises(KeyError):
+        draw(generator, subject="mia")
+    assert np.array_equal(picture(generator), base)
+    monkeypatch.setattr(adapters.Layer, "change", real)
+    assert not np.array_equal(picture(generator, subject="mia"), base)
+    assert np.array_equal(picture(generator), base)
+
+
+def test_out_of_memory_with_subjects_in_memory_is_tried_again_without_them(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = make_generator(tiny_base_model, s3, tmp_path)
+    expected = picture(generator, subject="rex")
+    draw(generator, subject="pip")
+    real = generator_module._draw_part
+
+    def only_alone(*arguments: Any) -> Any:
+        if len(list(generator._models._on_device)) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments)
+
+    monkeypatch.setattr(generator_module, "_draw_part", only_alone)
+    assert np.array_equal(picture(generator, subject="rex"), expected)
+
+
+def test_a_full_subject_without_a_text_encoder_draws_with_the_base_models_own(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(published["pip"] / "unet", tmp_path / "una" / "unet")
+    publish(s3, version_manifest(tiny_base_model, "una", VERSION, describe_files(tmp_path / "una")), tmp_path / "una")
+    generator = make_generator(tiny_base_model, s3, tmp_path / "cache")
+    expected = picture(generator, subject="pip")  # whose text encoder is the base model's too
+    draw(generator, subject="mia")
+    assert np.array_equal(picture(generator, subject="una"), expected)
+
+
+def test_no_source_makes_an_upscaled_picture_larger_than_the_limit(generator: Generator, s3: Any) -> None:
+    put_source(s3, Image.new("RGB", (16, 1000), "red"))
+    with pytest.raises(InvalidRequest, match="upscale"):
+        draw(generator, source_image=SOURCE, upscale=4)
+
+
+def test_sixteen_bit_grey_sources_are_scaled_and_broken_exif_is_the_callers_fault(
+    generator: Generator, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey = Image.fromarray(np.full((64, 64), 0x8000, np.uint16))
+    buffer = io.BytesIO()
+    grey.save(buffer, "png")
+    assert np.asarray(read_source(buffer.getvalue())).mean() == 0x80
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda _: struct.unpack("<H", b"1"))
+    with pytest.raises(InvalidRequest, match="source_image"):
+        read_source(buffer.getvalue())
 
 
 def test_one_bad_request_of_a_batch_fails_alone(generator: Generator, s3: Any) -> None:

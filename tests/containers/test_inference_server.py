@@ -339,6 +339,12 @@ def test_a_killed_worker_fails_its_request_only_and_ping_says_503_until_the_next
     assert server.call("GET", "/ping").status == 200
 
 
+@linux_only
+def test_a_request_after_the_workers_unnoticed_death_is_served_by_the_next_one(server: RunningServer) -> None:
+    os.kill(server.worker_pid(), signal.SIGKILL)
+    assert server.draw(prompt="a dog").status == 200
+
+
 def test_a_picture_that_takes_too_long_is_given_up_and_the_worker_replaced(
     tiny_base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ ENVIRONMENTS: dict[str, type[StoreEnvironment]] = {
     "lambdas.pipeline.recover.handler": environment.PlanEnvironment,
     "lambdas.pipeline.tell_failed.handler": environment.TellEnvironment,
     "lambdas.pipeline.close_execution.handler": environment.TellEnvironment,
+    "lambdas.deletion.delete_subject.handler": environment.DeletionEnvironment,
     "lambdas.api.app.handler": environment.ApiEnvironment,
     "lambdas.api.record_generation.handler": environment.StoreEnvironment,
 }

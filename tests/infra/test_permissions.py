@@ -49,6 +49,16 @@ WRITES = {
     "ApiFunction": {"sources/*"},
 }
 
+# The same for what may be deleted, and whose former versions may be listed.
+PICTURES = {"generations/*", "inference/output/*", "inference/failure/*"}
+MADE_OF_SUBJECTS = {
+    f"{folder}/*" for folder in ("datasets", "manifests", "snapshots", "reports", "checkpoints", "models")
+}
+DELETES = {
+    "DeletionDeleteSubject": {*MADE_OF_SUBJECTS, *PICTURES, "class-images/*"},
+    "HostingRecordGeneration": PICTURES,
+}
+
 # The same for what three of them may read: the rest of the bucket is none of their business.
 READS = {
     "HostingHostModel": {"base-models/*/manifest.json", "models/*/promoted.json"},
@@ -75,7 +85,7 @@ def test_no_policy_allows_a_family_of_actions(production: Synthesis) -> None:
 
 def test_no_role_has_a_managed_policy(production: Synthesis) -> None:
     roles = production.properties("AWS::IAM::Role")
-    assert len(roles) == 16  # 13 functions, the state machine, and SageMaker's two
+    assert len(roles) == 17  # 14 functions, the state machine, and SageMaker's two
     assert [name for name, role in roles.items() if role.get("ManagedPolicyArns")] == []
 
 
@@ -137,6 +147,41 @@ def test_each_role_writes_only_its_own_keys(production: Synthesis) -> None:
 def test_who_meets_callers_or_runs_models_reads_only_what_it_needs(production: Synthesis, role: str) -> None:
     [read] = [keys for name, keys in keys_of(production, "s3:GetObject").items() if name.startswith(role)]
     assert read == READS[role]
+
+
+@pytest.mark.parametrize("action", ["s3:DeleteObject", "s3:DeleteObjectVersion"])
+def test_two_roles_delete_and_only_what_shows_a_subject(production: Synthesis, action: str) -> None:
+    deleted = {re.sub("RoleDefaultPolicy.*", "", name): keys for name, keys in keys_of(production, action).items()}
+    assert deleted == DELETES
+
+
+def test_former_versions_are_listed_only_where_they_are_deleted(production: Synthesis) -> None:
+    listing = {
+        re.sub("RoleDefaultPolicy.*", "", name): set(one["Condition"]["StringLike"]["s3:prefix"])
+        for name, one in allowances(production)
+        if "s3:ListBucketVersions" in listed(one["Action"])
+    }
+    assert listing == DELETES
+
+
+@pytest.mark.parametrize("action", ["dynamodb:DeleteItem", "states:StopExecution"])
+def test_only_the_deletion_removes_rows_and_stops_executions(production: Synthesis, action: str) -> None:
+    allowed = [(name, one["Resource"]) for name, one in allowances(production) if action in listed(one["Action"])]
+    [(name, resource)] = allowed
+    assert name.startswith("DeletionDeleteSubjectRole")
+    (machine,) = production.resources("AWS::StepFunctions::StateMachine")
+    assert (":execution:" in text(resource) and machine in text(resource)) == action.startswith("states:")
+
+
+def test_only_the_api_puts_deletions_in_line(production: Synthesis) -> None:
+    sending = [
+        (name, one["Resource"]["Fn::GetAtt"][0])
+        for name, one in statements(production.properties("AWS::IAM::Policy"))
+        if "sqs:SendMessage" in listed(one["Action"]) and not name.startswith("TrainingCloseExecution")
+    ]
+    [(name, queue)] = sending
+    assert name.startswith("ApiFunctionRole")
+    assert queue.startswith("DeletionQueue")
 
 
 def test_only_the_api_asks_for_pictures(production: Synthesis) -> None:

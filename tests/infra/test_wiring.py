@@ -9,11 +9,12 @@ from typing import Any
 
 from contracts import metrics
 from infra.settings import LOCAL, PRODUCTION
+from lambdas.deletion.delete_subject import LEASE_SECONDS
 from tests.infra.synthesis import Synthesis
 
 SIGNED = {
     *("POST /v1/generations", "GET /v1/generations/{id}", "POST /v1/sources"),
-    *("GET /v1/subjects", "GET /v1/subjects/{subject}"),
+    *("GET /v1/subjects", "GET /v1/subjects/{subject}", "DELETE /v1/subjects/{subject}"),
 }
 OPEN = {"GET /", "GET /v1/openapi.json"}
 
@@ -40,13 +41,22 @@ def test_a_dropped_file_waits_out_the_quiet_period(local: Synthesis, production:
 def test_every_work_queue_names_its_failures_and_sets_them_aside(production: Synthesis) -> None:
     functions = production.properties("AWS::Lambda::Function")
     mappings = production.properties("AWS::Lambda::EventSourceMapping")
-    assert len(mappings) == 2
+    assert len(mappings) == 3
     for mapping in mappings.values():
         assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
         source = production.properties("AWS::SQS::Queue")[mapping["EventSourceArn"]["Fn::GetAtt"][0]]
         assert source["RedrivePolicy"]["maxReceiveCount"] == 5
         timeout = functions[mapping["FunctionName"]["Ref"]]["Timeout"]
         assert source["VisibilityTimeout"] >= 6 * timeout
+
+
+def test_each_deletion_has_the_whole_time_of_its_function(production: Synthesis) -> None:
+    mappings = production.properties("AWS::Lambda::EventSourceMapping")
+    mapping = only({name: one for name, one in mappings.items() if name.startswith("DeletionDeleteSubject")})
+    function = production.functions()["lambdas.deletion.delete_subject.handler"]
+    assert mapping["BatchSize"] == 1
+    assert function["Timeout"] < LEASE_SECONDS
+    assert mapping["EventSourceArn"]["Fn::GetAtt"][0].startswith("DeletionQueue")
 
 
 def test_both_outcomes_of_a_generation_reach_the_same_queue_raw(production: Synthesis) -> None:
@@ -91,7 +101,7 @@ def test_every_dead_letter_queue_has_an_alarm_that_is_heard(production: Synthesi
         if dimension["Name"] == "QueueName"
     }
     dead_letters = {name for name in production.resources("AWS::SQS::Queue") if "DeadLetters" in name}
-    assert len(dead_letters) == 3
+    assert len(dead_letters) == 4
     assert watched == dead_letters
     assert all(alarm["AlarmActions"] for alarm in alarms)
     assert {alarm["MetricName"] for alarm in alarms} >= {"ExecutionsFailed", "ExecutionsTimedOut"}

@@ -32,6 +32,7 @@ class Account:
     s3: Any
     state_machine_arn: str
     topic_arn: str
+    deletion_queue_url: str
 
     def put(self, key: str, content: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
@@ -110,8 +111,9 @@ def _furnish() -> Account:
         definition=json.dumps({"StartAt": "End", "States": {"End": {"Type": "Succeed"}}}),
     )
     topic = clients.client("sns").create_topic(Name="subjects")
+    deletions = clients.client("sqs").create_queue(QueueName="deletions")
     base = BaseModelManifest(id="tiny", files=[], checksum="c" * 64, resolution=64, source="test", licence="test")
-    made = Account(s3, machine["stateMachineArn"], topic["TopicArn"])
+    made = Account(s3, machine["stateMachineArn"], topic["TopicArn"], deletions["QueueUrl"])
     made.put(base_model_prefix("tiny") + MANIFEST, base.model_dump_json().encode())
     return made
 
@@ -135,5 +137,7 @@ def _variables(account: Account) -> dict[str, str]:
         "INFERENCE_MAX_INSTANCES": "1",
         "INFERENCE_SUCCESS_TOPIC_ARN": account.topic_arn,
         "INFERENCE_ERROR_TOPIC_ARN": account.topic_arn,
+        "SLEEP_AFTER_CREATION": "True",
         "URL_LIFETIME_SECONDS": "3600",
+        "DELETION_QUEUE_URL": account.deletion_queue_url,
     }

@@ -46,6 +46,10 @@ class Endpoint:
         self.accepted: list[str] = []
         self.woken: list[str] = []
         self.refuses: str | None = None
+        self.gone = False
+
+    def describe(self, endpoint_name: str) -> dict[str, str] | None:
+        return None if self.gone else {"EndpointName": endpoint_name}
 
     def submit(self, endpoint_name: str, generation_id: str, body: str, accept: str) -> None:
         if self.refuses:
@@ -68,6 +72,7 @@ def endpoint(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endp
     made = Endpoint()
     monkeypatch.setattr(hosting, "submit", made.submit)
     monkeypatch.setattr(hosting, "wake", made.wake)
+    monkeypatch.setattr(hosting, "describe", made.describe)
     host("dog")
     yield made
 
@@ -439,6 +444,13 @@ def test_an_endpoint_that_refuses_is_our_fault_and_nothing_stays_queued(endpoint
     endpoint.refuses = None
     status, again = api.draw(ASK, **{"idempotency-key": "k"})
     assert again["status"] == "failed"
+
+
+def test_a_subject_whose_endpoint_was_removed_is_not_ready_and_says_why(endpoint: Endpoint, api: Api) -> None:
+    endpoint.refuses, endpoint.gone = "ValidationError", True
+    status, body = api.draw(ASK)
+    assert (status, body["error"]["code"]) == (409, "subject_not_ready")
+    assert "removed" in body["error"]["cause"]
 
 
 def test_a_busy_endpoint_may_be_asked_again_with_the_same_key(endpoint: Endpoint, api: Api) -> None:

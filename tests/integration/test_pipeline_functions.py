@@ -373,6 +373,19 @@ def hosted(published_: dict[str, Any], context: Context) -> dict[str, Any]:
     return payload
 
 
+def test_an_endpoint_sleeps_right_after_its_creation_and_is_left_alone_afterwards(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_to_sleep: list[str] = []
+    monkeypatch.setattr(hosting, "send_to_sleep", put_to_sleep.append)
+    first = hosted(published(account, context), context)
+    assert put_to_sleep == [first["endpoint_name"]]
+    assert first["endpoint_created"]
+    again = {name: value for name, value in first.items() if not name.startswith("endpoint_")}
+    hosted(again, context)  # the endpoint is there, and may be drawing
+    assert len(put_to_sleep) == 1
+
+
 def test_an_endpoint_that_was_rolled_back_fails_the_run_instead_of_being_updated_for_ever(
     account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,11 +16,13 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from click.testing import Result
 from PIL import Image, ImageChops, ImageStat
 from rich.console import Console
+from typer.testing import CliRunner
 
 from contracts.artifact import Artifact
-from contracts.errors import InvalidRequest
+from contracts.errors import InvalidRequest, UnknownSubject
 from contracts.generation import (
     MAX_IMAGES_PER_REQUEST,
     Generation,
@@ -176,6 +178,57 @@ def test_a_request_is_checked_before_anything_is_uploaded(
     assert run("generate", "robot", "a robot", *arguments) == 1
     assert f"{named}: " in capsys.readouterr().err
     assert asked == []
+
+
+class Shelf:
+    """Stands where the client stands: one subject, and what was done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def subject(self, name: str) -> None:
+        if name != "robot":
+            raise UnknownSubject(f"There is no subject {name!r}.")
+
+    def delete(self, name: str) -> None:
+        self.done.append(f"delete {name}")
+
+    def wait_until_gone(self, name: str) -> None:
+        self.done.append(f"wait for {name}")
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    made = Shelf()
+    monkeypatch.setattr(cli, "deployment_of", lambda *_: None)
+    monkeypatch.setattr(cli, "Client", lambda _deployment: made)
+    return made
+
+
+def delete(*arguments: str, typed: str = "") -> Result:
+    return CliRunner().invoke(app, ["delete", *arguments], input=typed)
+
+
+def test_a_deletion_asks_for_the_name_again_and_waits(shelf: Shelf) -> None:
+    told = delete("robot", typed="robot\n")
+    assert told.exit_code == 0
+    assert "cannot be brought back" in told.stderr
+    assert told.stdout.endswith("robot is deleted.\n")  # before it, what was typed
+    assert shelf.done == ["delete robot", "wait for robot"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [(("robot",), "robto\n"), (("robot",), ""), (("rabbit",), "rabbit\n"), (("rabbit", "--yes"), "")],
+)
+def test_nothing_is_deleted_by_mistake(shelf: Shelf, arguments: tuple[str, ...], typed: str) -> None:
+    assert delete(*arguments, typed=typed).exit_code != 0
+    assert shelf.done == []
+
+
+def test_a_script_deletes_without_a_question(shelf: Shelf) -> None:
+    assert delete("robot", "--yes").stdout == "robot is deleted.\n"
+    assert shelf.done == ["delete robot", "wait for robot"]
 
 
 def test_neither_up_nor_demo_starts_anything_without_a_finished_base_model(

@@ -48,7 +48,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server calls
+            do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the names that http.server calls
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -97,7 +97,14 @@ def subject(run: str = "robot-1", status: Any = "running", stage: Any = "trainin
         ready=status == "succeeded",
         status=status,
         updated_at=NOW,
-        run=Run(id=run, dataset_id="d", status=status, stage=stage, stages=[], **more),
+        run=Run(
+            id=run,
+            dataset_id="d",
+            status="succeeded" if status == "deleting" else status,
+            stage=stage,
+            stages=[],
+            **more,
+        ),
     )
     return 200, described.plain()
 
@@ -157,6 +164,20 @@ def test_waiting_for_a_drop_skips_the_run_that_was_there_before(client: Client, 
 def test_a_drop_that_changes_nothing_ends_with_the_old_outcome(client: Client, server: Server) -> None:
     server.when(ROBOT, subject("old", "succeeded", "ready"))
     assert client.wait_until_ready("robot", newer_than="old", settle_seconds=0.05, poll_seconds=0.01).ready
+
+
+def test_a_subject_is_deleted_and_waited_for_until_it_is_gone(client: Client, server: Server) -> None:
+    server.when(ROBOT.replace("GET", "DELETE"), (202, subject(status="deleting", stage="ready")[1]))
+    server.when(ROBOT, subject(status="deleting", stage="ready"), refusal(errors.UnknownSubject("gone")))
+    assert client.delete("robot").status == "deleting"
+    client.wait_until_gone("robot", poll_seconds=0.01)
+    assert [name.partition(" ")[0] for name, _, _ in server.requests] == ["DELETE", "GET", "GET"]
+
+
+def test_waiting_for_the_end_of_a_deletion_never_hangs(client: Client, server: Server) -> None:
+    server.when(ROBOT, subject(status="deleting", stage="ready"))
+    with pytest.raises(StillRunning, match="robot"):
+        client.wait_until_gone("robot", timeout_seconds=0.05, poll_seconds=0.01)
 
 
 def test_waiting_never_hangs(client: Client, server: Server) -> None:

@@ -19,6 +19,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from contracts.artifact import LEARNED_WORDS, WORD_IDS, WORD_ROWS
+from contracts.words import own_words
 
 ROWS = "learned_rows"
 
@@ -27,8 +28,7 @@ def own_word_ids(tokenizer: CLIPTokenizer, prompts: Iterable[tuple[str, str]]) -
     """prompts: (instance prompt, class prompt) of each subject. The tokens of the words that only the first has."""
     ids: dict[int, None] = {}
     for instance, of_class in prompts:
-        common = set(of_class.lower().split())
-        own = " ".join(word for word in instance.lower().split() if word not in common)
+        own = " ".join(own_words(instance, of_class))
         ids |= dict.fromkeys(tokenizer(own, add_special_tokens=False).input_ids)
     return list(ids)
 

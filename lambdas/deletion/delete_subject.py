@@ -1,0 +1,124 @@
+"""Deletes a subject: what was dropped, what was made of it, the pictures that it is in, and their rows. A record stays.
+
+Safe to repeat from the start at any point. The subject's own row goes last, so whatever is interrupted is found again.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from contracts.environment import DeletionEnvironment
+from contracts.errors import Interrupted
+from contracts.metrics import SUBJECTS_DELETED
+from contracts.pipeline import DatasetTaken, DeletionRequested
+from contracts.storage import (
+    MANIFEST,
+    PROMOTED,
+    class_image_set_prefix,
+    generation_prefix,
+    models_prefix,
+    subject_prefixes,
+    training_job_name,
+)
+from lambdas.adapters import events, leftovers
+from lambdas.adapters.configuration import environment
+from lambdas.adapters.data_bucket import DataBucket
+from lambdas.adapters.observability import logger, metrics, tracer
+from lambdas.adapters.table import Deletions, Generations, Subjects
+
+LEASE_SECONDS = 960  # longer than the function lives: nobody else begins while it may be at work
+PAUSE_SECONDS = 5.0
+
+processor = BatchProcessor(event_type=EventType.SQS)
+
+
+def delete(record: SQSRecord) -> None:
+    env = environment(DeletionEnvironment)
+    name = DeletionRequested.model_validate_json(record.body).subject
+    logger.append_keys(subject=name)
+    deletions = Deletions(env.table_name)
+    if not deletions.begin(name, LEASE_SECONDS):
+        logger.info("there is nothing to delete, or it is being done")
+        return
+    try:
+        _Deletion(env, deletions, name).run()
+    except Exception:
+        deletions.pause(name)
+        raise
+
+
+class _Deletion:
+    def __init__(self, env: DeletionEnvironment, deletions: Deletions, name: str) -> None:
+        self._env = env
+        self._rows = deletions
+        self._name = name
+        self._bucket = DataBucket(env.data_bucket)
+        self._generations = Generations(env.table_name)
+
+    def run(self) -> None:
+        self._erase(models_prefix(self._name), (f"/{PROMOTED}", f"/{MANIFEST}"))  # endpoints stop drawing it
+        self._erase_until_nothing_comes(self._stop_runs())
+        for generation in self._rows.generations(self._name):
+            self._forget_generation(generation)
+        for image_set in self._rows.class_image_sets(self._name):
+            self._release_class_images(image_set)
+        for run in self._rows.runs(self._name):
+            self._rows.remove_run(self._name, run.id)
+        done = self._rows.finish(self._name)
+        logger.info("subject deleted", extra={"objects": done.objects})
+        metrics.add_metric(name=SUBJECTS_DELETED, unit="Count", value=1)
+
+    def _stop_runs(self) -> list[str]:
+        """Every run's: one that ended long ago is stopped in vain. Returns the names of the training jobs."""
+        subjects, jobs = Subjects(self._env.table_name), []
+        for run in self._rows.runs(self._name):
+            taken = DatasetTaken(subject=self._name, dataset_id=run.dataset_id, run_id=run.id)
+            subjects.fail(taken, Interrupted("The subject was deleted.").report)  # before: nobody is told of a failure
+            events.stop_execution(self._env.state_machine_arn, run.id)
+            if run.version:
+                jobs.append(training_job_name(self._env.resource_prefix, self._name, run.version))
+        for job in jobs:
+            if leftovers.is_running(job):
+                leftovers.stop_job(job)
+        return jobs
+
+    def _erase_until_nothing_comes(self, jobs: list[str]) -> None:
+        """A job that is stopped saves what it has. A function whose execution was stopped goes on, until it misses what
+        it reads or is done; so the end is a round that finds nothing, after a pause."""
+        while True:
+            running = [job for job in jobs if leftovers.is_running(job)]
+            erased = sum([self._erase(prefix) for prefix in subject_prefixes(self._name)])
+            if not running and not erased:
+                return
+            time.sleep(PAUSE_SECONDS)
+
+    def _forget_generation(self, generation: str) -> None:
+        """Its row first: pictures that come from now on are not kept."""
+        answers = self._generations.forget(generation)
+        for prefix in (generation_prefix(generation), *answers):
+            self._erase(prefix)
+        self._rows.remove_generation(self._name, generation)
+
+    def _release_class_images(self, image_set: str) -> None:
+        """Subjects of one class share them: they do not show the subject, but were drawn for it."""
+        if not self._rows.is_used_by_others(image_set, self._name):
+            self._erase(class_image_set_prefix(image_set))
+        self._rows.remove_class_image_set(self._name, image_set)
+
+    def _erase(self, prefix: str, endings: tuple[str, ...] = ("",)) -> int:
+        erased = self._bucket.erase(prefix, endings)
+        if erased:
+            self._rows.count(self._name, erased)
+        return erased
+
+
+@logger.inject_lambda_context(clear_state=True)
+@tracer.capture_lambda_handler
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: LambdaContext) -> Any:
+    return process_partial_response(event=event, record_handler=delete, processor=processor, context=context)
