@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.errors import ErrorReport
 from contracts.training import TrainingProgress, TrainingRequest
 
+DELETION_LEASE_SECONDS = 960  # longer than the function lives: nobody else begins while it may be at work
+
 
 class _Payload(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -21,6 +21,7 @@ from inference_container.payload import Invocation
 
 MAX_FAILED_STARTS = 3
 KILL_AFTER_SECONDS = 2.0
+AT_ONCE_SECONDS = 0.25  # a process takes as long to be gone
 _WORKER_VARIABLES = {"TRANSFORMERS_VERBOSITY": "error"}  # read while it is imported
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ _log = logging.getLogger(__name__)
 
 class DrawingTimedOut(GenerationFailed):
     """Not to be tried again: it would take as long."""
+
+
+class _DiedAtOnce(GenerationFailed):
+    pass
 
 
 class WorkerAnswer(NamedTuple):
@@ -67,7 +72,14 @@ class WorkerProcess:
 
     def ask(self, batch: Sequence[Invocation]) -> list[WorkerAnswer]:
         """Waits for the worker, then for its answers. Raises GenerationFailed when the worker dies or is too slow."""
+        try:
+            return self._ask_once(batch)
+        except _DiedAtOnce:  # it was dying already, and this batch is not to blame
+            return self._ask_once(batch)
+
+    def _ask_once(self, batch: Sequence[Invocation]) -> list[WorkerAnswer]:
         worker = self._living()
+        started = time.monotonic()
         try:
             frames.send(worker.connection, {"batch": [invocation.model_dump(mode="json") for invocation in batch]})
             return _answers_in(frames.receive(worker.connection))
@@ -78,7 +90,9 @@ class WorkerProcess:
             ) from error
         except OSError as error:
             self._discard(worker)
-            raise GenerationFailed("The generating process died while it was drawing.") from error
+            at_once = time.monotonic() - started < AT_ONCE_SECONDS
+            failure = _DiedAtOnce if at_once else GenerationFailed
+            raise failure("The generating process died while it was drawing.") from error
 
     def _living(self) -> _Worker:
         """Raises GenerationFailed."""

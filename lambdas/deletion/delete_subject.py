@@ -15,7 +15,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from contracts.environment import DeletionEnvironment
 from contracts.errors import Interrupted
 from contracts.metrics import SUBJECTS_DELETED
-from contracts.pipeline import DatasetTaken, DeletionRequested
+from contracts.pipeline import DELETION_LEASE_SECONDS, DatasetTaken, DeletionRequested
 from contracts.storage import (
     MANIFEST,
     PROMOTED,
@@ -31,7 +31,6 @@ from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Deletions, Generations, Subjects
 
-LEASE_SECONDS = 960  # longer than the function lives: nobody else begins while it may be at work
 PAUSE_SECONDS = 5.0
 
 processor = BatchProcessor(event_type=EventType.SQS)
@@ -42,7 +41,7 @@ def delete(record: SQSRecord) -> None:
     name = DeletionRequested.model_validate_json(record.body).subject
     logger.append_keys(subject=name)
     deletions = Deletions(env.table_name)
-    if not deletions.begin(name, LEASE_SECONDS):
+    if not deletions.begin(name, DELETION_LEASE_SECONDS):
         logger.info("there is nothing to delete, or it is being done")
         return
     try:

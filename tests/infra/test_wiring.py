@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from contracts import metrics
+from contracts.pipeline import DELETION_LEASE_SECONDS
 from infra.settings import LOCAL, PRODUCTION
-from lambdas.deletion.delete_subject import LEASE_SECONDS
 from tests.infra.synthesis import Synthesis
 
 SIGNED = {
@@ -55,7 +55,7 @@ def test_each_deletion_has_the_whole_time_of_its_function(production: Synthesis)
     mapping = only({name: one for name, one in mappings.items() if name.startswith("DeletionDeleteSubject")})
     function = production.functions()["lambdas.deletion.delete_subject.handler"]
     assert mapping["BatchSize"] == 1
-    assert function["Timeout"] < LEASE_SECONDS
+    assert function["Timeout"] < DELETION_LEASE_SECONDS
     assert mapping["EventSourceArn"]["Fn::GetAtt"][0].startswith("DeletionQueue")
 
 
