@@ -76,6 +76,9 @@ def serve_connection(connection: socket.socket, generator: Generator) -> None:
             continue
         batch = [Invocation.model_validate(invocation) for invocation in frame.header["batch"]]
         _send(connection, _answers(batch, generator))
+        if generator.worn_out:
+            _log.error("this process cannot go on")
+            os._exit(os.EX_SOFTWARE)
 
 
 def _answers(batch: Sequence[Invocation], generator: Generator) -> list[WorkerAnswer]:

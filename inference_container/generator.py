@@ -25,7 +25,7 @@ from contracts.generation import (
 )
 from contracts.policy import check_prompts
 from inference_container.denoising import Conditions, decode, denoise, encode_source, new_picture
-from inference_container.networks import Networks, is_out_of_memory
+from inference_container.networks import Networks, is_out_of_memory, outlasts_its_cause
 from inference_container.pictures import (
     Pixels,
     enlarged,
@@ -93,6 +93,7 @@ class Generator:
         read_object: ReadObject | None = None,
     ) -> None:
         """most_at_once: pictures in one pass through the networks."""
+        self.worn_out = False  # then another process is to go on
         self._models = models
         self._most_at_once = most_at_once
         self._settings = settings
@@ -131,6 +132,7 @@ class Generator:
             if not is_out_of_memory(error):
                 raise
             _log.warning("out of memory: %s", error)
+            self.worn_out = self.worn_out or outlasts_its_cause(error)
         # Outside the except block: the traceback would keep the tensors alive.
         self._models.release()
         return self._draw_all(batch, again=False) if again else [_no_room(payload) for payload in batch]

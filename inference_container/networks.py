@@ -24,7 +24,9 @@ from inference_container.base_files import begin_verification
 # What diffusers, transformers and safetensors raise when files do not fit each other.
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
-_OUT_OF_MEMORY_PHRASES = ("not enough memory", "allocate memory", "STATUS_ALLOC_FAILED")
+# oneDNN on the CPU says no more than this, and goes on saying it when there is memory again.
+_LASTING = "could not create a primitive"
+_OUT_OF_MEMORY_PHRASES = ("not enough memory", "allocate memory", "STATUS_ALLOC_FAILED", _LASTING)
 
 for library in (diffusers_logging, transformers_logging):
     library.set_verbosity_error()
@@ -113,3 +115,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES
     )
+
+
+def outlasts_its_cause(error: BaseException) -> bool:
+    """The process is of no more use after it."""
+    return _LASTING in str(error)

@@ -27,6 +27,7 @@ from contracts.errors import (
     HostingFailed,
     InvalidBaseModel,
     InvalidRequest,
+    OutOfMemory,
     PromptRejected,
     UnknownSubject,
 )
@@ -482,6 +483,20 @@ def test_out_of_memory_with_subjects_in_memory_is_tried_again_without_them(
 
     monkeypatch.setattr(generator_module, "_draw_part", only_alone)
     assert np.array_equal(picture(generator, subject="rex"), expected)
+
+
+def test_a_failure_that_outlasts_its_cause_wears_the_process_out(
+    tiny_base_model: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = make_generator(tiny_base_model, s3, tmp_path)
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(generator_module, "_draw_part", fails)
+    with pytest.raises(OutOfMemory):
+        draw(generator)
+    assert generator.worn_out
 
 
 def test_a_full_subject_without_a_text_encoder_draws_with_the_base_models_own(

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -380,10 +381,11 @@ def test_too_little_memory_is_reported_and_the_server_lives_on(server: RunningSe
     try:
         answer = server.draw(prompt="a dog", width=1024, height=1024, num_inference_steps=1)
     finally:
-        resource.prlimit(worker, resource.RLIMIT_AS, before)
+        with suppress(ProcessLookupError):  # it may have gone: some failures outlast their cause
+            resource.prlimit(worker, resource.RLIMIT_AS, before)
     assert (answer.status, answer.json()["code"]) == (500, "out_of_memory"), server.log.read_text()[-3000:]
     assert server.draw(prompt="a dog").status == 200
-    assert server.worker_pid() == worker
+    assert server.draw(**LONG | {"num_inference_steps": 1}).status == 200
 
 
 def call_in_vain(server: RunningServer) -> None:
