@@ -246,7 +246,8 @@ def test_a_subject_is_fetched_from_the_bucket_once_for_two_requests(server: Runn
         )
     assert [answer.status for answer in answers] == [200, 200]
     loads = sorted(answer.json()["timings"]["load_ms"] for answer in answers)
-    assert loads[0] == 0 < loads[1]
+    assert loads[1] > 0
+    assert loads[0] in (0, loads[1])  # the second came later, or both waited for the one loading
     drawn = [answer.json()["generated_images"] for answer in answers]
     assert drawn[0] == drawn[1] != base
     assert server.draw(prompt="a dog", seed=1).json()["generated_images"] == base
