@@ -69,16 +69,15 @@ def serve_connection(connection: socket.socket, generator: Generator) -> None:
             frame = inbox.get(timeout=SECONDS_BETWEEN_CLEANINGS)
         except queue.Empty:
             frame = None
-        if time.monotonic() - cleaned >= SECONDS_BETWEEN_CLEANINGS:
-            _clean_up(generator)
-            cleaned = time.monotonic()
-        if frame is None:
-            continue
-        batch = [Invocation.model_validate(invocation) for invocation in frame.header["batch"]]
-        _send(connection, _answers(batch, generator))
+        if frame is not None:
+            batch = [Invocation.model_validate(invocation) for invocation in frame.header["batch"]]
+            _send(connection, _answers(batch, generator))
         if generator.worn_out:
             _log.error("this process cannot go on")
             os._exit(os.EX_SOFTWARE)
+        if time.monotonic() - cleaned >= SECONDS_BETWEEN_CLEANINGS:  # not before the answer: it asks the bucket
+            _clean_up(generator)
+            cleaned = time.monotonic()
 
 
 def _answers(batch: Sequence[Invocation], generator: Generator) -> list[WorkerAnswer]:

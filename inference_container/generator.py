@@ -99,6 +99,7 @@ class Generator:
         self._settings = settings
         self._read_object = read_object
         self._embedded: Shelf[Tensor] = Shelf(KEPT_EMBEDDINGS_BYTES)
+        models.on_forgotten = self._embedded.clear
 
     def draw(self, batch: Sequence[InferencePayload]) -> list[Drawing | DreamdropError]:
         """One answer for each. They are of one kind (batching.py)."""
@@ -112,8 +113,7 @@ class Generator:
 
     def drop_deleted(self) -> None:
         """Subjects that were deleted leave memory and disk. Raises HostingFailed when the bucket cannot be read."""
-        if self._models.drop_deleted():
-            self._embedded.clear()
+        self._models.drop_deleted()
 
     def _refusal(self, payload: InferencePayload) -> DreamdropError | None:
         try:
@@ -135,7 +135,9 @@ class Generator:
             self.worn_out = self.worn_out or outlasts_its_cause(error)
         # Outside the except block: the traceback would keep the tensors alive.
         self._models.release()
-        return self._draw_all(batch, again=False) if again else [_no_room(payload) for payload in batch]
+        if again and not self.worn_out:
+            return self._draw_all(batch, again=False)
+        return [_no_room(payload) for payload in batch]
 
     def _draw_kind(self, batch: Sequence[InferencePayload]) -> list[Drawing | DreamdropError]:
         model = self._models.select(_shares(batch[0]))

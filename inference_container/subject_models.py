@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -103,6 +103,7 @@ class SubjectModels:
         self._on_device: Shelf[_Resident] = Shelf(limits.device_bytes, limits.subjects, self._off_the_device)
         self._seen: dict[str, float] = {}  # when it was last known not to be deleted
         self._own = self._load_own(own) if own is not None else None
+        self.on_forgotten: Callable[[], None] = lambda: None  # for who keeps what subjects have made
 
     @property
     def base_model(self) -> str:
@@ -137,18 +138,14 @@ class SubjectModels:
         self._in_memory.clear()
         _collect()
 
-    def drop_deleted(self) -> bool:
-        """Subjects that are no longer in the bucket leave memory and disk. True if there were any.
-
-        Raises HostingFailed when the bucket cannot be read.
-        """
+    def drop_deleted(self) -> None:
+        """Subjects that are no longer in the bucket leave memory and disk. Raises HostingFailed if that is silent."""
         if self._store is None:
-            return False
+            return
         kept = {key: key.rpartition("_") for key in {*self._on_device, *self._in_memory, *self._store.kept()}}
         gone = [key for key, (subject, _, version) in kept.items() if not self._store.exists(subject, version)]
         for key in gone:
             self._forget(key)
-        return bool(gone)
 
     def _selected(
         self, chosen: Sequence[tuple[str, _Resident, float]], load_ms: int, drawn: tuple[str, ...]
@@ -208,6 +205,7 @@ class SubjectModels:
         self._in_memory.take(key)
         self._seen.pop(key, None)
         self._undress()
+        self.on_forgotten()
         if self._store is not None:
             self._store.forget(key)
         _collect()
@@ -239,7 +237,7 @@ class SubjectModels:
         try:
             manifest = store.manifest(subject, version)
         except UnknownSubject:
-            self._forget(key)
+            store.forget(key)
             raise
         name = f"{subject} {version}"
         self._check_lineage(name, manifest.artifact)

@@ -567,8 +567,10 @@ def test_a_deleted_subject_leaves_memory_and_disk(
     for name in ("ann", "ben"):
         s3.delete_object(Bucket=BUCKET, Key=version_manifest_key(name, VERSION))
     monkeypatch.setattr(subject_models, "SECONDS_BETWEEN_CHECKS", 0.0)
+    assert list(generator._embedded)
     with pytest.raises(UnknownSubject, match="ann"):
         draw(generator, subject="ann")
+    assert list(generator._embedded) == []  # what its text encoder made of prompts
     assert [path.name for path in tmp_path.iterdir()] == [f"ben_{VERSION}"]
     draw(generator, subject="rex")
     generator.drop_deleted()
