@@ -77,13 +77,15 @@ def _name(
     deleted_at: datetime | None,
 ) -> DatasetTaken:
     """The run that these contents have, or the next that they can have."""
-    newest = subjects.newest_run_id(subject)
     again = 0
     while True:
         dataset = dataset_id(bucket, subject, files, again, deleted_at)
         taken = DatasetTaken(subject=subject, dataset_id=dataset, run_id=run_id(subject, dataset))
         run = subjects.run(subject, taken.run_id)
-        if run is None or is_settled_by(run, taken.run_id == newest, newest_upload):
+        if run is None:
+            return taken
+        # Read after the run: one that another delivery has just recorded is the newest already.
+        if is_settled_by(run, taken.run_id == subjects.newest_run_id(subject), newest_upload):
             return taken
         again += 1
 

@@ -23,7 +23,7 @@ from contracts.artifact import (
     VersionManifest,
 )
 from contracts.environment import StoreEnvironment
-from contracts.pipeline import DatasetReport, Subject
+from contracts.pipeline import DatasetReport, Run, Subject
 from contracts.storage import (
     MANIFEST,
     base_model_prefix,
@@ -123,6 +123,23 @@ def test_fifty_deliveries_of_one_upload_train_once(account: Account, context: Co
     run = subject_of(subjects).run
     assert run is not None
     assert [entry.stage for entry in run.stages] == ["taken"]
+
+
+def test_two_deliveries_that_meet_train_once(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.drop("dog", {"a.png": photo()})
+    key, read_run, overtaken = dataset_prefix("dog") + "a.png", Subjects.run, []
+
+    def overtake_and_read(self: Subjects, subject: str, run_id: str) -> Run | None:
+        if not overtaken:
+            overtaken.append(run_id)
+            take(context, key)
+        return read_run(self, subject, run_id)
+
+    monkeypatch.setattr(Subjects, "run", overtake_and_read)
+    take(context, key)
+    assert [execution["name"] for execution in account.executions()] == overtaken
 
 
 def test_an_event_that_a_later_upload_has_overtaken_starts_nothing(account: Account, context: Context) -> None:
