@@ -207,7 +207,7 @@ def test_a_bad_dataset_ends_as_failed_with_cause_and_cure(cloud: Cloud, inbox: I
     told = until("the topic tells", lambda: inbox.about(subject))
     # The topic tells at least once, and of this one run.
     about = {(message["event"], message["run_id"], message["error"]["code"]) for message in told}
-    assert about == {("subject.failed", run.run_id, code)}
+    assert about == {("subject.failed", run.id, code)}
 
 
 @pytest.mark.parametrize("name", ["My Toy", "spielzeug-für-kinder", ".."])
