@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,6 +13,7 @@ from diffusion.configuration import AutoencoderConfig
 from diffusion.layers import Conv2d, Downsample, ResnetBlock, Upsample
 
 NORM_EPS = 1e-6
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 class Autoencoder(nn.Module):
@@ -120,6 +122,12 @@ class MiddleLevel(nn.Module):
             hidden = attention(hidden)
         output: Tensor = self.resnets[1](hidden)
         return output
+
+
+def sample_posterior(moments: Tensor, draw: Tensor) -> Tensor:
+    """mean + std x draw, (B, C, h, w) in fp32. moments: (B, 2C, h, w)."""
+    mean, log_variance = moments.float().chunk(2, dim=1)
+    return mean + torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)) * draw
 
 
 def _resnets(config: AutoencoderConfig, before: int, own: int, count: int) -> nn.ModuleList:

@@ -6,17 +6,16 @@ has a random generator of its own, so that its neighbours in a batch do not chan
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from contracts.generation import Sampling
+from diffusion.autoencoder import sample_posterior
+from diffusion.samplers import make_sampler
 from inference_container.networks import Networks
-from inference_container.schedulers import make_scheduler
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,16 @@ class Conditions:
 
 def new_picture(networks: Networks, height: int, width: int, generator: torch.Generator) -> Tensor:
     """Latents (1, C, h, w) of pure noise, of unit variance."""
-    shape = (1, networks.unet.config.in_channels, height // networks.latent_side, width // networks.latent_side)
+    shape = (1, networks.unet.config.in_channels, height // networks.vae.downscale, width // networks.vae.downscale)
     return _noise(networks, shape, generator)
 
 
 def encode_source(networks: Networks, picture: Tensor, generator: torch.Generator) -> Tensor:
     """A picture (1, 3, H, W) in [-1, 1] as latents (1, C, h, w)."""
-    posterior = networks.vae.encode(picture.to(networks.device, networks.dtype)).latent_dist
-    latents: Tensor = posterior.sample(generator) * networks.vae.config.scaling_factor
-    return latents
+    moments = networks.vae.encode(picture.to(networks.device, networks.dtype))
+    shape = (1, moments.shape[1] // 2, *moments.shape[2:])
+    sampled = sample_posterior(moments, _noise(networks, shape, generator)).to(networks.dtype)
+    return sampled * networks.vae.config.scaling_factor
 
 
 def denoise(
@@ -53,32 +53,27 @@ def denoise(
 
     At strength 1 nothing is left of them; lower strengths skip as many of the first steps.
     """
-    scheduler = make_scheduler(sampling.scheduler, networks.scheduler_config)
-    scheduler.set_timesteps(sampling.num_inference_steps, device=networks.device)
-    timesteps = scheduler.timesteps
+    sampler = make_sampler(sampling.scheduler, networks.scheduler_config, sampling.num_inference_steps, networks.device)
+
+    def draw_noise() -> Tensor:
+        return torch.cat([_noise(networks, (1, *latents.shape[1:]), generator) for generator in generators])
+
+    first = 0
     if strength is None:
-        latents = latents * scheduler.init_noise_sigma
+        latents = latents * sampler.start_scale
     else:
-        steps = max(1, int(sampling.num_inference_steps * strength))
-        first = (sampling.num_inference_steps - steps) * scheduler.order
-        timesteps = timesteps[first:]
-        if hasattr(scheduler, "set_begin_index"):  # those that count their steps rather than look them up
-            scheduler.set_begin_index(first)
-        noise = torch.cat([_noise(networks, (1, *latents.shape[1:]), generator) for generator in generators])
-        latents = scheduler.add_noise(latents, noise, timesteps[:1])
+        first = sampling.num_inference_steps - max(1, int(sampling.num_inference_steps * strength))
+        latents = sampler.noised(latents, draw_noise(), first)
     negatives = conditions.negatives
     guided = negatives is not None
     steering = conditions.prompts if negatives is None else torch.cat([negatives, conditions.prompts])
-    options = _step_options(scheduler, generators)
-    for timestep in timesteps:
+    for place in range(first, len(sampler.timesteps)):
         doubled = torch.cat([latents, latents]) if guided else latents
-        predicted = networks.unet(
-            scheduler.scale_model_input(doubled, timestep), timestep, steering, return_dict=False
-        )[0]
+        predicted = networks.unet(sampler.seen(doubled, place), sampler.timesteps[place], steering)
         if guided:
             without, with_prompt = predicted.chunk(2)
             predicted = without + conditions.guidance * (with_prompt - without)
-        latents = scheduler.step(predicted, timestep, latents, **options, return_dict=False)[0]
+        latents = sampler.step(predicted, latents, place, draw_noise)
     return latents
 
 
@@ -88,10 +83,10 @@ def decode(networks: Networks, latents: Tensor) -> Tensor:
     Half precision overflows in some VAEs; then it is decoded again in fp32.
     """
     scaled = latents / networks.vae.config.scaling_factor
-    decoded = networks.vae.decode(scaled, return_dict=False)[0]
+    decoded = networks.vae.decode(scaled)
     if networks.dtype == torch.float16 and not bool(decoded.isfinite().all()) and bool(scaled.isfinite().all()):
         networks.vae.float()
-        decoded = networks.vae.decode(scaled.float(), return_dict=False)[0]
+        decoded = networks.vae.decode(scaled.float())
         networks.vae.half()
     picture: Tensor = (decoded[0].float() / 2 + 0.5).clamp(0, 1).cpu()
     return picture
@@ -99,8 +94,3 @@ def decode(networks: Networks, latents: Tensor) -> Tensor:
 
 def _noise(networks: Networks, shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=networks.dtype).to(networks.device)
-
-
-def _step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    takes_noise = "generator" in inspect.signature(scheduler.step).parameters
-    return {"generator": list(generators)} if takes_noise else {}

@@ -3,58 +3,50 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers.models.clip.modeling_clip import CLIPTextModel
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from contracts.artifact import BaseModelManifest
 from contracts.errors import InvalidBaseModel
+from diffusion.autoencoder import Autoencoder
+from diffusion.files import read_autoencoder, read_text_encoder, read_unet
+from diffusion.samplers import make_sampler
+from diffusion.text_encoder import TextEncoder
+from diffusion.tokenizer import Tokenizer
+from diffusion.unet import UNet
 from inference_container.base_files import begin_verification
 
-# What diffusers, transformers and safetensors raise when files do not fit each other.
+# What is raised when files do not fit each other.
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 # oneDNN on the CPU says no more than this, and goes on saying it when there is memory again.
 _LASTING = "could not create a primitive"
 _OUT_OF_MEMORY_PHRASES = ("not enough memory", "allocate memory", "STATUS_ALLOC_FAILED", _LASTING)
 
-for library in (diffusers_logging, transformers_logging):
-    library.set_verbosity_error()
-    library.disable_progress_bar()
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    tokenizer: CLIPTokenizer
-    text_encoder: Any  # a CLIPTextModel; as the other two, called in ways that its library does not type
-    unet: Any  # a UNet2DConditionModel
-    vae: Any  # an AutoencoderKL
+    tokenizer: Tokenizer
+    text_encoder: TextEncoder
+    unet: UNet
+    vae: Autoencoder
     scheduler_config: dict[str, Any]
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.vae.device
-        return device
+        return self.vae.decoder.conv_in.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.vae.dtype
-        return dtype
-
-    @property
-    def latent_side(self) -> int:
-        """Pixels of a picture that one latent stands for."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return self.vae.decoder.conv_in.weight.dtype
 
 
 @dataclass(frozen=True)
@@ -74,12 +66,13 @@ def load_base_model(
     manifest = (verification or begin_verification(directory)).result()
     try:
         networks = Networks(
-            tokenizer=CLIPTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True),
-            text_encoder=read_text_encoder(directory, device),
-            unet=read_unet(directory, device),
-            vae=_read(AutoencoderKL, directory / "vae", device),
+            tokenizer=Tokenizer.from_directory(directory / "tokenizer"),
+            text_encoder=_read(read_text_encoder, directory / "text_encoder", device),
+            unet=_read(read_unet, directory / "unet", device),
+            vae=_read(read_autoencoder, directory / "vae", device),
             scheduler_config=json.loads((directory / "scheduler" / "scheduler_config.json").read_text()),
         )
+        make_sampler("ddim", networks.scheduler_config, 1)  # its settings are read when a picture is drawn: too late
     except LOADING_ERRORS as error:
         raise InvalidBaseModel(f"The base model {manifest.id} cannot be loaded: {error}.") from error
     return BaseModel(manifest, networks)
@@ -89,25 +82,15 @@ def read_trained(directory: Path, base: Networks) -> Networks:
     """A full model: the parts that the directory has, the others of the base model. Raises LOADING_ERRORS."""
     trained: dict[str, Any] = {}
     if (directory / "unet").is_dir():
-        trained["unet"] = read_unet(directory, base.device)
+        trained["unet"] = _read(read_unet, directory / "unet", base.device)
     if (directory / "text_encoder").is_dir():
-        trained["text_encoder"] = read_text_encoder(directory, base.device)
+        trained["text_encoder"] = _read(read_text_encoder, directory / "text_encoder", base.device)
     return replace(base, **trained)
 
 
-def read_unet(directory: Path, device: torch.device) -> Any:
-    return _read(UNet2DConditionModel, directory / "unet", device)
-
-
-def read_text_encoder(directory: Path, device: torch.device) -> Any:
-    return _read(CLIPTextModel, directory / "text_encoder", device)
-
-
-def _read(reader: Any, directory: Path, device: torch.device) -> Any:
+def _read(read: Callable[[Path, torch.dtype], Network], folder: Path, device: torch.device) -> Network:
     """Raises LOADING_ERRORS, OSError where only pickled weights exist."""
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    module = reader.from_pretrained(directory, dtype=dtype, use_safetensors=True, local_files_only=True)
-    return module.requires_grad_(False).eval().to(device)
+    return read(folder, torch.float16 if device.type == "cuda" else torch.float32).to(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

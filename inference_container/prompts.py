@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from contracts.generation import WEIGHED_PART
+from diffusion.tokenizer import Tokenizer
 from inference_container.networks import Networks
 
 MAX_WEIGHT = 4.0  # beyond it pictures fall apart
@@ -42,49 +43,28 @@ def split_weights(prompt: str) -> list[Part]:
     return [part for part in parts if part.text.strip()] or [Part("", 1.0)]
 
 
-def tokenise(tokenizer: object, prompt: str) -> TokenPieces:
+def tokenise(tokenizer: Tokenizer, prompt: str) -> TokenPieces:
     """Full pieces but for the last, which is filled up as the tokenizer fills up a short prompt."""
-    reader = _Reader(tokenizer)
     tokens: list[int] = []
     weights: list[float] = []
     for part in split_weights(prompt):
-        ids = reader.ids_of(part.text)
+        ids = tokenizer.ids_of(part.text)
         tokens += ids
         weights += [part.weight] * len(ids)
-    room = reader.length - 2
+    room = tokenizer.length - 2
     pieces = [
         (tokens[start : start + room], weights[start : start + room]) for start in range(0, max(1, len(tokens)), room)
     ]
     return TokenPieces(
-        torch.tensor([reader.framed(ids) for ids, _ in pieces]),
-        torch.tensor([[1.0, *own, *[1.0] * (reader.length - 1 - len(own))] for _, own in pieces]),
+        torch.tensor([tokenizer.framed(ids) for ids, _ in pieces]),
+        torch.tensor([[1.0, *own, *[1.0] * (tokenizer.length - 1 - len(own))] for _, own in pieces]),
     )
-
-
-class _Reader:
-    def __init__(self, tokenizer: object) -> None:
-        self._tokenizer: object = tokenizer
-        self.length = int(tokenizer.model_max_length)  # type: ignore[attr-defined]
-
-    def ids_of(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids  # type: ignore[operator]
-        return ids
-
-    def framed(self, ids: list[int]) -> list[int]:
-        tokenizer = self._tokenizer
-        missing = self.length - 2 - len(ids)
-        return [
-            tokenizer.bos_token_id,  # type: ignore[attr-defined]
-            *ids,
-            tokenizer.eos_token_id,  # type: ignore[attr-defined]
-            *[tokenizer.pad_token_id] * missing,  # type: ignore[attr-defined]
-        ]
 
 
 def embed(networks: Networks, prompt: str) -> Tensor:
     """(1, pieces x tokens, width)."""
     pieces = tokenise(networks.tokenizer, prompt)
-    hidden: Tensor = networks.text_encoder(input_ids=pieces.ids.to(networks.device)).last_hidden_state
+    hidden: Tensor = networks.text_encoder(pieces.ids.to(networks.device))
     if bool((pieces.weights != 1).any()):
         weighed = hidden * pieces.weights.to(hidden)[..., None]
         hidden = weighed * (hidden.norm() / weighed.norm())

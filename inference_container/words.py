@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from contracts.artifact import LEARNED_WORDS, WORD_IDS, WORD_ROWS
+from diffusion.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Words:
 class Vocabulary:
     """The embedding table of a text encoder, with the words in it of those who are drawn."""
 
-    def __init__(self, text_encoder: Any) -> None:
-        self._table: Tensor = text_encoder.get_input_embeddings().weight
+    def __init__(self, text_encoder: TextEncoder) -> None:
+        self._table: Tensor = text_encoder.vocabulary.weight
         self._replaced: list[Words] = []
 
     def read(self, directory: Path) -> Words | None:

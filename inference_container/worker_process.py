@@ -22,7 +22,6 @@ from inference_container.payload import Invocation
 MAX_FAILED_STARTS = 3
 KILL_AFTER_SECONDS = 2.0
 AT_ONCE_SECONDS = 0.25  # a process takes as long to be gone
-_WORKER_VARIABLES = {"TRANSFORMERS_VERBOSITY": "error"}  # read while it is imported
 
 _log = logging.getLogger(__name__)
 
@@ -177,9 +176,7 @@ def _start_worker() -> _Worker:
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "inference_container.worker", str(theirs.fileno())]
-        process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=os.environ | _WORKER_VARIABLES
-        )
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     return _Worker(process, ours)
 
 

@@ -11,8 +11,8 @@ from constructs import Construct
 
 ROOT = Path(__file__).resolve().parent.parent
 LAMBDA_FOLDERS = ("contracts", "lambdas", "dreamdrop/web")
-TRAINING_FOLDERS = ("contracts", "training_container")
-INFERENCE_FOLDERS = ("contracts", "inference_container")
+TRAINING_FOLDERS = ("contracts", "diffusion", "training_container")
+INFERENCE_FOLDERS = ("contracts", "diffusion", "inference_container")
 
 
 def only(folders: tuple[str, ...]) -> list[str]:

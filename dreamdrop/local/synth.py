@@ -21,6 +21,7 @@ SOURCES = (
     "cdk.json",
     "infra",
     "contracts",
+    "diffusion",
     "lambdas",
     "training_container",
     "inference_container",

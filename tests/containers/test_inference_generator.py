@@ -41,7 +41,6 @@ from inference_container.networks import load_base_model
 from inference_container.payload import Invocation
 from inference_container.pictures import read_source
 from inference_container.prompts import split_weights, tokenise
-from inference_container.schedulers import make_scheduler
 from inference_container.subject_models import MemoryLimits, SubjectModels
 from inference_container.subjects import SubjectStore
 from tests.containers.inference_parts import (
@@ -53,6 +52,7 @@ from tests.containers.inference_parts import (
     s3_server,
     version_manifest,
 )
+from tests.diffusion.their_schedulers import their_scheduler
 
 CPU = torch.device("cpu")
 VERSION = "0123456789ab-1"
@@ -118,7 +118,7 @@ def test_pictures_are_those_of_diffusers_own_pipeline(
 ) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_base_model, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler.config)
+    pipeline.scheduler = their_scheduler(scheduler, pipeline.scheduler.config)
     theirs = pipeline(
         DOG,
         negative_prompt="blurry",
@@ -235,7 +235,7 @@ def test_learned_words_are_spoken_for_their_subject_alone(
     pipeline.load_lora_weights(published["rex"], weight_name=LORA_WEIGHTS)
     with torch.no_grad():
         pipeline.text_encoder.get_input_embeddings().weight[ids] = torch.linspace(-1, 1, width)
-    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler.config)
+    pipeline.scheduler = their_scheduler("ddim", pipeline.scheduler.config)
     theirs = pipeline(
         DOG, num_inference_steps=3, generator=torch.Generator("cpu").manual_seed(7), output_type="np"
     ).images[0]
@@ -257,7 +257,7 @@ def test_words_that_do_not_fit_the_text_encoder_are_refused(
 def their_pipeline(base: Path, scheduler: Scheduler, kind: Any = StableDiffusionPipeline) -> Any:
     pipeline = kind.from_pretrained(base, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler.config)
+    pipeline.scheduler = their_scheduler(scheduler, pipeline.scheduler.config)
     return pipeline
 
 

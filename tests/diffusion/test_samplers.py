@@ -14,17 +14,9 @@ from contracts.generation import Scheduler
 from diffusion.configuration import UnsupportedModel
 from diffusion.noise import TrainedNoise
 from diffusion.samplers import make_sampler
+from tests.diffusion.their_schedulers import their_scheduler
 
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
-THEIRS: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
-    "ddim": (diffusers.DDIMScheduler, {}),
-    "pndm": (diffusers.PNDMScheduler, {}),
-    "lms": (diffusers.LMSDiscreteScheduler, {}),
-    "dpmsolver++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    "euler": (diffusers.EulerDiscreteScheduler, {}),
-    "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}),
-    "unipc": (diffusers.UniPCMultistepScheduler, {}),
-}
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SD1 = {**SD, "steps_offset": 1, "set_alpha_to_one": False, "skip_prk_steps": True, "clip_sample": False}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -64,8 +56,7 @@ def start() -> Tensor:
 
 
 def drawn_by_theirs(name: Scheduler, config: dict[str, Any], steps: int, first: int) -> tuple[list[float], Tensor]:
-    kind, overrides = THEIRS[name]
-    scheduler = kind.from_config(config, **overrides)
+    scheduler = their_scheduler(name, config)
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps[first:]
     latents = start()

@@ -54,9 +54,7 @@ def test_the_function_asset_holds_exactly_the_allowed_folders(local: Synthesis) 
 
 
 @pytest.mark.parametrize("folders", [TRAINING_FOLDERS, INFERENCE_FOLDERS])
-def test_an_image_asset_holds_exactly_the_contracts_and_its_own_folder(
-    local: Synthesis, folders: tuple[str, ...]
-) -> None:
+def test_an_image_asset_holds_exactly_the_folders_that_it_needs(local: Synthesis, folders: tuple[str, ...]) -> None:
     assert files_below(local.image_asset(f"{folders[-1]}/Dockerfile")) == allowed(folders)
 
 
