@@ -46,11 +46,12 @@ test-deploy: $(VENV)/.dev node_modules/.installed  ## the stock CDK command line
 	@$(BIN)/python -m pytest -m npm tests/e2e
 
 # W3005: the CDK library itself writes DependsOn where a reference already orders two resources.
-check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint, and asl-validator on the state machine
+check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint, cdk-nag, and asl-validator on the state machine
 	@for environment in local sandbox production; do \
 		CDK_OUTDIR=build/templates/$$environment CDK_CONTEXT_JSON="{\"environment\": \"$$environment\"}" \
 			$(BIN)/python app.py || exit 1; \
 		$(BIN)/cfn-lint --ignore-checks W3005 --template build/templates/$$environment/*.template.json || exit 1; \
+		$(BIN)/python -m tests.infra.nag $$environment || exit 1; \
 		for machine in $$($(BIN)/python -m tests.infra.asl build/templates/$$environment build/asl); do \
 			npx asl-validator --json-path $$machine || exit 1; \
 		done; \

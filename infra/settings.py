@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from aws_cdk import RemovalPolicy
 from aws_cdk.aws_logs import RetentionDays
-from aws_cdk.aws_stepfunctions import LogLevel
 
 from contracts.storage import MAX_RESOURCE_PREFIX_LENGTH, RESOURCE_PREFIX_PATTERN
 
@@ -67,7 +66,6 @@ class Settings:
 
     log_removal: RemovalPolicy
     log_retention: RetentionDays
-    machine_log_level: LogLevel
     termination_protection: bool
 
     def __post_init__(self) -> None:
@@ -95,7 +93,6 @@ LOCAL = Settings(
     data_removal=RemovalPolicy.DESTROY,
     log_removal=RemovalPolicy.DESTROY,
     log_retention=RetentionDays.ONE_DAY,
-    machine_log_level=LogLevel.ALL,
     termination_protection=False,
 )
 
@@ -112,7 +109,6 @@ SANDBOX = Settings(
     data_removal=RemovalPolicy.RETAIN,
     log_removal=RemovalPolicy.DESTROY,
     log_retention=RetentionDays.ONE_MONTH,
-    machine_log_level=LogLevel.ALL,
     termination_protection=False,
 )
 
@@ -125,7 +121,6 @@ PRODUCTION = replace(
     versioned_data=True,
     log_removal=RemovalPolicy.RETAIN,
     log_retention=RetentionDays.SIX_MONTHS,
-    machine_log_level=LogLevel.ERROR,
     termination_protection=True,
 )
 

@@ -15,7 +15,8 @@ from infra.packaging import lambda_code
 from infra.settings import Settings
 
 POWERTOOLS_VERSION = "3.37.0"  # the version that pyproject.toml pins: the layer brings Powertools and pydantic
-POWERTOOLS_LAYER = f"/aws/service/powertools/python/arm64/python3.13/{POWERTOOLS_VERSION}"
+RUNTIME = lambda_.Runtime.PYTHON_3_14
+POWERTOOLS_LAYER = f"/aws/service/powertools/python/arm64/{RUNTIME.name}/{POWERTOOLS_VERSION}"
 
 
 class Functions(Construct):
@@ -55,7 +56,7 @@ class Functions(Construct):
         return lambda_.Function(
             scope,
             id,
-            runtime=lambda_.Runtime.PYTHON_3_13,
+            runtime=RUNTIME,
             architecture=lambda_.Architecture.ARM_64,
             code=self._code,
             layers=[self._layer],

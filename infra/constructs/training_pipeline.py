@@ -91,8 +91,8 @@ class TrainingPipeline(Construct):
                 destination=logs.LogGroup(
                     self, "MachineLog", retention=settings.log_retention, removal_policy=settings.log_removal
                 ),
-                level=settings.machine_log_level,
-                include_execution_data=True,
+                level=sfn.LogLevel.ALL,
+                include_execution_data=False,  # prompts: the execution's own history has them, and forgets them
             ),
             removal_policy=settings.log_removal,
         )

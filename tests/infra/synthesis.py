@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +11,20 @@ from typing import Any
 
 Resource = dict[str, Any]
 
+os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "20")
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    rule: str
+    construct: str
+
 
 @dataclass(frozen=True)
 class Synthesis:
     folder: Path
+    findings: tuple[Finding, ...] = ()
+    """What cdk-nag's AwsSolutions rules say, before anything is acknowledged."""
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -50,6 +61,21 @@ class Synthesis:
         assets = json.loads((self.folder / "dreamdrop-service.assets.json").read_text())[kind]
         (found,) = [asset for asset in assets.values() if wanted(asset)]
         return self.folder / str(found["source"].get("path") or found["source"]["directory"])
+
+
+def synthesize(environment: str, folder: Path) -> Synthesis:
+    """Takes seconds."""
+    from aws_cdk import App
+    from cdk_nag import AwsSolutionsChecks
+
+    import app
+
+    application = App(outdir=str(folder), context={**app.context_of_project(), "environment": environment})
+    app.build(application)
+    application.synth()
+    report = AwsSolutionsChecks().validate_scope(application)
+    found = {Finding(one.rule_name, at.construct_path) for one in report.violations for at in one.violating_resources}
+    return Synthesis(folder, tuple(sorted(found)))
 
 
 def statements(policies: dict[str, Resource]) -> list[tuple[str, Resource]]:

@@ -63,7 +63,7 @@ def test_blocked_words_and_watermark_survive_the_way_through_the_variables(guard
 
 def test_every_function_is_made_the_one_way(production: Synthesis) -> None:
     for handler, function in production.functions().items():
-        assert function["Runtime"] == "python3.13", handler
+        assert function["Runtime"] == "python3.14", handler
         assert function["Architectures"] == ["arm64"], handler
         assert function["TracingConfig"] == {"Mode": "Active"}, handler
         assert function["Layers"] == [{"Ref": "FunctionsPowertoolsLayer26A63671"}], handler

@@ -119,5 +119,6 @@ def test_an_execution_ends_in_time_and_is_traced(production: Synthesis, machine:
     (properties,) = production.properties("AWS::StepFunctions::StateMachine").values()
     assert machine["TimeoutSeconds"] == PRODUCTION.machine_timeout_seconds
     assert properties["TracingConfiguration"] == {"Enabled": True}
-    assert properties["LoggingConfiguration"]["Level"] == "ERROR"
+    assert properties["LoggingConfiguration"]["Level"] == "ALL"
+    assert properties["LoggingConfiguration"]["IncludeExecutionData"] is False
     assert len(json.dumps(machine)) < 1_000_000  # what CreateStateMachine takes
