@@ -1,4 +1,4 @@
-"""What must survive: the data bucket and the table. The service stack can be deleted and made again."""
+"""What must survive: the data bucket, the log of who used it, and the table. The service stack can be made again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from infra.settings import Settings
 KEEP_CHECKPOINTS_DAYS = 30
 KEEP_REPLACED_VERSIONS_DAYS = 30
 ABORT_UPLOADS_DAYS = 7
+KEEP_ACCESS_LOGS_DAYS = 90
 
 
 class DataStack(Stack):
@@ -45,6 +46,7 @@ class DataStack(Stack):
 
 
 def _data_bucket(scope: Construct, settings: Settings) -> s3.Bucket:
+    access_logs = _access_log_bucket(scope, settings) if settings.access_logs else None
     bucket = s3.Bucket(
         scope,
         "DataBucket",
@@ -55,6 +57,8 @@ def _data_bucket(scope: Construct, settings: Settings) -> s3.Bucket:
         versioned=settings.versioned_data,
         removal_policy=settings.data_removal,
         lifecycle_rules=_lifecycle(settings),
+        server_access_logs_bucket=access_logs,
+        server_access_logs_prefix="data/" if access_logs else None,
         # The page uploads source pictures, from an address that this stack does not know. What lets a request in is its
         # signature; this lets browsers send one.
         cors=[
@@ -67,9 +71,26 @@ def _data_bucket(scope: Construct, settings: Settings) -> s3.Bucket:
     return bucket
 
 
+def _access_log_bucket(scope: Construct, settings: Settings) -> s3.Bucket:
+    """S3 delivers into a bucket under its own keys only: https://docs.aws.amazon.com/AmazonS3/latest/userguide/enable-server-access-logging.html"""
+    return s3.Bucket(
+        scope,
+        "AccessLogs",
+        block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+        object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+        encryption=s3.BucketEncryption.S3_MANAGED,
+        enforce_ssl=True,
+        removal_policy=settings.data_removal,
+        lifecycle_rules=[
+            _abort_uploads(),
+            s3.LifecycleRule(id="expire-access-logs", expiration=Duration.days(KEEP_ACCESS_LOGS_DAYS)),
+        ],
+    )
+
+
 def _lifecycle(settings: Settings) -> list[s3.LifecycleRule]:
     rules = [
-        s3.LifecycleRule(id="abort-uploads", abort_incomplete_multipart_upload_after=Duration.days(ABORT_UPLOADS_DAYS)),
+        _abort_uploads(),
         _expire(INFERENCE, KEEP_GENERATIONS_DAYS),
         _expire(GENERATIONS, KEEP_GENERATIONS_DAYS),
         _expire(SOURCES, KEEP_SOURCES_DAYS),
@@ -80,9 +101,16 @@ def _lifecycle(settings: Settings) -> list[s3.LifecycleRule]:
             s3.LifecycleRule(
                 id="drop-replaced-versions",
                 noncurrent_version_expiration=Duration.days(KEEP_REPLACED_VERSIONS_DAYS),
+                expired_object_delete_marker=True,
             )
         )
     return rules
+
+
+def _abort_uploads() -> s3.LifecycleRule:
+    return s3.LifecycleRule(
+        id="abort-uploads", abort_incomplete_multipart_upload_after=Duration.days(ABORT_UPLOADS_DAYS)
+    )
 
 
 def _expire(prefix: str, days: int) -> s3.LifecycleRule:

@@ -19,7 +19,7 @@ TRAINING_INSTANCE_TYPES = ("ml.g5.xlarge", "ml.g5.2xlarge", "ml.g4dn.xlarge", "m
 
 @dataclass(frozen=True, kw_only=True)
 class Throttling:
-    """Of the whole API: requests a second, and how many may come at once."""
+    """Requests a second, and how many may come at once: of all callers together."""
 
     rate: int
     burst: int
@@ -58,9 +58,16 @@ class Settings:
     """Text in the lower right corner of every picture, from the next training on; none when empty."""
 
     url_lifetime_seconds: int = HOUR
-    api_throttling: Throttling
+    read_throttling: Throttling
+    """Of all routes that only read, the page among them."""
+
+    write_throttling: Throttling
+    """Of each route that asks for something to be made or deleted: those are the ones that cost."""
 
     versioned_data: bool
+    access_logs: bool
+    """Who read or wrote which object of the data bucket, in a bucket of its own, for 90 days. Costs its storage."""
+
     data_removal: RemovalPolicy
     """What becomes of photos, models and rows when the data stack is deleted."""
 
@@ -88,8 +95,10 @@ LOCAL = Settings(
     inference_max_instances=1,
     endpoint_poll_seconds=1,
     sleep_after_creation=False,
-    api_throttling=Throttling(rate=100, burst=200),
+    read_throttling=Throttling(rate=100, burst=200),
+    write_throttling=Throttling(rate=50, burst=100),
     versioned_data=False,
+    access_logs=False,
     data_removal=RemovalPolicy.DESTROY,
     log_removal=RemovalPolicy.DESTROY,
     log_retention=RetentionDays.ONE_DAY,
@@ -104,8 +113,10 @@ SANDBOX = Settings(
     machine_timeout_seconds=24 * HOUR,
     inference_max_instances=1,
     endpoint_poll_seconds=20,
-    api_throttling=Throttling(rate=10, burst=20),
+    read_throttling=Throttling(rate=10, burst=20),
+    write_throttling=Throttling(rate=2, burst=10),
     versioned_data=False,
+    access_logs=False,
     data_removal=RemovalPolicy.RETAIN,
     log_removal=RemovalPolicy.DESTROY,
     log_retention=RetentionDays.ONE_MONTH,
@@ -117,8 +128,10 @@ PRODUCTION = replace(
     quiet_period_seconds=120,
     training_budget_dollars=20,
     inference_max_instances=4,
-    api_throttling=Throttling(rate=50, burst=100),
+    read_throttling=Throttling(rate=50, burst=100),
+    write_throttling=Throttling(rate=10, burst=20),
     versioned_data=True,
+    access_logs=True,
     log_removal=RemovalPolicy.RETAIN,
     log_retention=RetentionDays.SIX_MONTHS,
     termination_protection=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
@@ -14,7 +15,7 @@ from constructs import Construct
 
 from contracts.environment import ApiEnvironment
 from infra.constructs.functions import Functions
-from infra.settings import Settings
+from infra.settings import Settings, Throttling
 
 SIGNED_ROUTES = (
     (apigateway.HttpMethod.POST, "/v1/generations"),
@@ -24,6 +25,7 @@ SIGNED_ROUTES = (
     (apigateway.HttpMethod.GET, "/v1/subjects/{subject}"),
     (apigateway.HttpMethod.DELETE, "/v1/subjects/{subject}"),
 )
+WRITING_ROUTES = tuple((method, path) for method, path in SIGNED_ROUTES if method is not apigateway.HttpMethod.GET)
 OPEN_ROUTES = (
     (apigateway.HttpMethod.GET, "/"),
     (apigateway.HttpMethod.GET, "/v1/openapi.json"),
@@ -65,16 +67,19 @@ class GenerationApi(Construct):
             default_authorizer=HttpIamAuthorizer(),
         )
         integration = HttpLambdaIntegration("Integration", self.function)
-        for method, path in SIGNED_ROUTES:
-            api.add_routes(path=path, methods=[method], integration=integration)
+        signed = [
+            route
+            for method, path in SIGNED_ROUTES
+            for route in api.add_routes(path=path, methods=[method], integration=integration)
+        ]
         for method, path in OPEN_ROUTES:
             api.add_routes(
                 path=path, methods=[method], integration=integration, authorizer=apigateway.HttpNoneAuthorizer()
             )
-        self._stage(api, settings)
+        self._stage(api, signed, settings)
         self.url = api.api_endpoint
 
-    def _stage(self, api: apigateway.HttpApi, settings: Settings) -> None:
+    def _stage(self, api: apigateway.HttpApi, signed: Sequence[apigateway.HttpRoute], settings: Settings) -> None:
         log_group = logs.LogGroup(
             self, "AccessLog", retention=settings.log_retention, removal_policy=settings.log_removal
         )
@@ -84,17 +89,24 @@ class GenerationApi(Construct):
             resource_name=log_group.log_group_name,
             arn_format=ArnFormat.COLON_RESOURCE_NAME,
         )
-        apigateway.CfnStage(
+        read, write = settings.read_throttling, settings.write_throttling
+        stage = apigateway.CfnStage(
             self,
             "Stage",
             api_id=api.api_id,
             stage_name="$default",
             auto_deploy=True,
             default_route_settings=apigateway.CfnStage.RouteSettingsProperty(
-                throttling_rate_limit=settings.api_throttling.rate,
-                throttling_burst_limit=settings.api_throttling.burst,
+                throttling_rate_limit=read.rate, throttling_burst_limit=read.burst
             ),
+            route_settings={f"{method.value} {path}": _limits(write) for method, path in WRITING_ROUTES},
             access_log_settings=apigateway.CfnStage.AccessLogSettingsProperty(
                 destination_arn=destination, format=json.dumps(ACCESS_LOG_FIELDS)
             ),
         )
+        stage.node.add_dependency(*signed)  # it names them, in a text that CloudFormation does not read
+
+
+def _limits(throttling: Throttling) -> dict[str, int]:
+    """Of one route: what the library passes on as it is."""
+    return {"ThrottlingRateLimit": throttling.rate, "ThrottlingBurstLimit": throttling.burst}

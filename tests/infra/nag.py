@@ -109,7 +109,7 @@ ACKNOWLEDGED = (
     Acknowledgement(
         "S1",
         "DataBucket/Resource",
-        "access logs are a setting",
+        "access logs are a setting, on in production",
     ),
 )
 

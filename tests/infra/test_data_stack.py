@@ -7,16 +7,18 @@ from tests.infra.synthesis import Synthesis
 
 BUCKET = "DataBucketE3889A50"
 TABLE = "TableCD117FA1"
+ACCESS_LOGS = "AccessLogs8B620ECA"
 
 
-def test_the_logical_ids_of_bucket_and_table_never_change(production: Synthesis) -> None:
-    assert list(production.resources("AWS::S3::Bucket")) == [BUCKET]
+def test_the_logical_ids_of_buckets_and_table_never_change(local: Synthesis, production: Synthesis) -> None:
+    assert set(local.resources("AWS::S3::Bucket")) == {BUCKET}
+    assert set(production.resources("AWS::S3::Bucket")) == {BUCKET, ACCESS_LOGS}
     assert list(production.resources("AWS::DynamoDB::Table")) == [TABLE]
-    assert {BUCKET, TABLE} <= set(production.data["Resources"])
+    assert {BUCKET, ACCESS_LOGS, TABLE} <= set(production.data["Resources"])
 
 
 def test_production_keeps_its_data_when_the_stack_is_deleted(production: Synthesis) -> None:
-    for name in (BUCKET, TABLE):
+    for name in (BUCKET, ACCESS_LOGS, TABLE):
         resource = production.data["Resources"][name]
         assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
     table = production.data["Resources"][TABLE]["Properties"]
@@ -28,10 +30,8 @@ def test_the_local_cloud_leaves_nothing_behind(local: Synthesis) -> None:
     assert {local.data["Resources"][name]["DeletionPolicy"] for name in (BUCKET, TABLE)} == {"Delete"}
 
 
-def test_the_bucket_is_private_and_tells_eventbridge(production: Synthesis) -> None:
+def test_the_bucket_tells_eventbridge(production: Synthesis) -> None:
     bucket = production.data["Resources"][BUCKET]["Properties"]
-    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
-    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
     assert bucket["NotificationConfiguration"] == {"EventBridgeConfiguration": {"EventBridgeEnabled": True}}
 
 
@@ -49,7 +49,26 @@ def test_answers_pictures_sources_and_checkpoints_expire_and_models_do_not(produ
         "sources/": KEEP_SOURCES_DAYS,
         "checkpoints/": 30,
     }
-    assert any("AbortIncompleteMultipartUpload" in rule for rule in rules)
+
+
+def test_replaced_versions_go_after_a_month_and_then_the_marker_that_is_left(production: Synthesis) -> None:
+    rules = production.data["Resources"][BUCKET]["Properties"]["LifecycleConfiguration"]["Rules"]
+    [rule] = [rule for rule in rules if "NoncurrentVersionExpiration" in rule]
+    assert rule["NoncurrentVersionExpiration"] == {"NoncurrentDays": 30}
+    assert rule["ExpiredObjectDeleteMarker"] is True
+    assert "Prefix" not in rule
+
+
+def test_who_used_the_data_is_logged_for_a_while_where_nobody_else_writes(production: Synthesis) -> None:
+    bucket = production.data["Resources"][BUCKET]["Properties"]
+    assert bucket["LoggingConfiguration"] == {"DestinationBucketName": {"Ref": ACCESS_LOGS}, "LogFilePrefix": "data/"}
+    rules = production.data["Resources"][ACCESS_LOGS]["Properties"]["LifecycleConfiguration"]["Rules"]
+    assert [rule["ExpirationInDays"] for rule in rules if "ExpirationInDays" in rule] == [90]
+    policies = production.properties("AWS::S3::BucketPolicy").values()
+    [policy] = [one["PolicyDocument"]["Statement"] for one in policies if one["Bucket"] == {"Ref": ACCESS_LOGS}]
+    [delivery] = [one for one in policy if one["Effect"] == "Allow"]
+    assert delivery["Principal"] == {"Service": "logging.s3.amazonaws.com"}
+    assert delivery["Condition"]["ArnLike"] == {"aws:SourceArn": {"Fn::GetAtt": [BUCKET, "Arn"]}}
 
 
 def test_the_table_forgets_expired_rows_and_can_be_restored(production: Synthesis) -> None:

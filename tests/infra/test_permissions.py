@@ -191,21 +191,6 @@ def test_only_the_api_asks_for_pictures(production: Synthesis) -> None:
     assert asking[0].startswith("ApiFunctionRole")
 
 
-def test_every_bucket_queue_and_topic_refuses_plain_http(production: Synthesis) -> None:
-    policies = {
-        kind: [
-            text(one["Resource"])
-            for _, one in statements(production.properties(kind))
-            if one["Effect"] == "Deny" and one["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
-        ]
-        for kind in ("AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy")
-    }
-    for kind, guards in zip(("AWS::S3::Bucket", "AWS::SQS::Queue", "AWS::SNS::Topic"), policies.values(), strict=True):
-        names = production.resources(kind)
-        assert names
-        assert [name for name in names if not any(name in guard for guard in guards)] == []
-
-
 def test_only_rules_and_our_topics_may_send_to_the_queues(production: Synthesis) -> None:
     sending = [one for _, one in statements(production.properties("AWS::SQS::QueuePolicy")) if one["Effect"] == "Allow"]
     assert len(sending) == 4

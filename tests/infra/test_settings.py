@@ -41,6 +41,13 @@ def test_nothing_is_blocked_or_marked_by_default() -> None:
     assert {(settings.blocked_words, settings.watermark) for settings in ENVIRONMENTS.values()} == {((), "")}
 
 
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_asking_is_throttled_more_than_looking(environment: str) -> None:
+    settings = settings_for(environment, "dreamdrop")
+    assert settings.write_throttling.rate < settings.read_throttling.rate
+    assert settings.write_throttling.burst < settings.read_throttling.burst
+
+
 def test_the_prefix_reaches_the_settings() -> None:
     assert settings_for("local", "team-a").prefix == "team-a"
 

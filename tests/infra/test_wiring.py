@@ -89,7 +89,17 @@ def test_callers_sign_every_route_but_the_page_and_the_contract(local: Synthesis
 def test_the_api_is_throttled_and_logs_its_callers(production: Synthesis) -> None:
     stage = only(production.properties("AWS::ApiGatewayV2::Stage"))
     assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 50, "ThrottlingBurstLimit": 100}
+    assert set(stage["RouteSettings"]) == {route for route in SIGNED if not route.startswith("GET ")}
+    for limits in stage["RouteSettings"].values():
+        assert limits == {"ThrottlingRateLimit": 10, "ThrottlingBurstLimit": 20}
     assert "$context.identity.userArn" in stage["AccessLogSettings"]["Format"]
+
+
+def test_the_stage_waits_for_the_routes_that_it_names(production: Synthesis) -> None:
+    (stage,) = production.resources("AWS::ApiGatewayV2::Stage").values()
+    routes = production.resources("AWS::ApiGatewayV2::Route")
+    made_before = {routes[name]["Properties"]["RouteKey"] for name in stage["DependsOn"] if name in routes}
+    assert set(stage["Properties"]["RouteSettings"]) <= made_before
 
 
 def test_every_dead_letter_queue_has_an_alarm_that_is_heard(production: Synthesis) -> None:
