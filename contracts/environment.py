@@ -6,6 +6,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from contracts.pipeline import TrainingCapacity
+
 
 def _split(value: Any) -> Any:
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
@@ -52,6 +54,9 @@ class PlanEnvironment(StoreEnvironment):
     training_image: str
     training_role_arn: str
     training_instance_types: Texts = Field(min_length=1)
+    training_capacity: TrainingCapacity
+    training_wait_seconds: int
+    training_keep_alive_seconds: int
     training_max_seconds: int
     training_budget_dollars: float = Field(description="A run whose limit costs more is refused.")
 

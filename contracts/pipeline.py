@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.errors import ErrorReport
 from contracts.training import TrainingProgress, TrainingRequest
 
+TrainingCapacity = Literal["on-demand", "spot", "warm-pool"]  # one of them: SageMaker has no warm pools of spot
+
 DELETION_LEASE_SECONDS = 960  # longer than the function lives: nobody else begins while it may be at work
 
 
@@ -88,13 +90,14 @@ class Quote(_Payload):
     steps: int
     seconds: int = Field(description="Estimate of the billed seconds.")
     dollars: float = Field(description="seconds x the hourly price of the instance type.")
-    limit_seconds: int = Field(description="MaxRuntimeInSeconds: the most that can be billed.")
-    limit_dollars: float
+    limit_seconds: int = Field(description="MaxRuntimeInSeconds.")
+    limit_dollars: float = Field(description="The most that can be billed, the wait of a warm pool included.")
 
 
 class TrainingPlanned(DatasetChecked):
     version: str
     job_name: str
+    capacity: TrainingCapacity = Field("on-demand", description="Of this attempt.")
     quote: Quote
     training_job: dict[str, Any] = Field(description="The CreateTrainingJob request, whole.")
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from aws_cdk import RemovalPolicy
 from aws_cdk.aws_logs import RetentionDays
 
+from contracts.pipeline import TrainingCapacity
 from contracts.storage import MAX_RESOURCE_PREFIX_LENGTH, RESOURCE_PREFIX_PATTERN
 
 HOUR = 3600
+SHORTEST_WAIT_SECONDS = 1800  # CreateTrainingJob, MaxPendingTimeInSeconds
+LONGEST_KEEP_ALIVE_SECONDS = 3600  # https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html
 LONGEST_VARIABLE_BYTES = 1024  # of a container's environment: CreateModel, EnvironmentValue
 
 # All have 16 GB of GPU memory or more. The next rung is taken when one has no capacity or no quota.
@@ -35,6 +38,18 @@ class Settings:
 
     default_base_model: str
     training_instance_types: tuple[str, ...] = TRAINING_INSTANCE_TYPES
+    training_capacity: TrainingCapacity = "on-demand"
+    """How training instances are bought. spot: what AWS has left over, up to 90 % cheaper by its own account; a job
+    may be reclaimed, and goes on from its checkpoint. warm-pool: the instance waits for the next job, which then starts
+    in seconds; it is billed while it waits. Both have quotas of their own, in a new account 0 ("... for spot training
+    job usage", "... for training warm pool usage")."""
+
+    training_wait_seconds: int = HOUR
+    """Longest wait of a training job for an instance; a spot job's waits after reclaims count too."""
+
+    training_keep_alive_seconds: int = 600
+    """How long the instance of a warm pool waits, billed, for the next job."""
+
     training_max_seconds: int
     """MaxRuntimeInSeconds of one training job."""
 
@@ -81,6 +96,10 @@ class Settings:
             raise ValueError(
                 f"blocked_words: {unusable} are empty or hold a comma. Name each word or phrase by itself."
             )
+        if self.training_wait_seconds < SHORTEST_WAIT_SECONDS:
+            raise ValueError(f"training_wait_seconds: SageMaker takes {SHORTEST_WAIT_SECONDS} or more.")
+        if not 1 <= self.training_keep_alive_seconds <= LONGEST_KEEP_ALIVE_SECONDS:
+            raise ValueError(f"training_keep_alive_seconds: SageMaker takes 1 to {LONGEST_KEEP_ALIVE_SECONDS}.")
         for name, text in (("blocked_words", ",".join(self.blocked_words)), ("watermark", self.watermark)):
             if len(text.encode()) > LONGEST_VARIABLE_BYTES:
                 raise ValueError(f"{name}: {len(text.encode())} bytes are too many; at most {LONGEST_VARIABLE_BYTES}.")
@@ -89,9 +108,10 @@ class Settings:
 LOCAL = Settings(
     quiet_period_seconds=2,
     default_base_model="toyworld",
+    training_wait_seconds=2 * HOUR,
     training_max_seconds=HOUR // 2,
     training_budget_dollars=5,
-    machine_timeout_seconds=2 * HOUR,
+    machine_timeout_seconds=4 * HOUR,
     inference_max_instances=1,
     endpoint_poll_seconds=1,
     sleep_after_creation=False,

@@ -48,6 +48,9 @@ class TrainingPipeline(Construct):
             training_image=image.image_uri,
             training_role_arn=self.role.role_arn,
             training_instance_types=list(settings.training_instance_types),
+            training_capacity=settings.training_capacity,
+            training_wait_seconds=settings.training_wait_seconds,
+            training_keep_alive_seconds=settings.training_keep_alive_seconds,
             training_max_seconds=settings.training_max_seconds,
             training_budget_dollars=settings.training_budget_dollars,
         )

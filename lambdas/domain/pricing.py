@@ -52,15 +52,18 @@ def quote(
     classes: int = 1,
     max_seconds: int,
     budget_dollars: float,
+    keep_alive_seconds: int = 0,
 ) -> Quote:
     """classes: how many different class prompts there are. The time limit is what the budget pays for.
+
+    keep_alive_seconds: of a warm pool, which bills its instance after the job too.
 
     Raises OverBudget when the estimate exceeds it.
     """
     gpu, hourly = INSTANCES[instance_type]
     steps = wanted.total_steps(instance_images)
     seconds = math.ceil(_estimate(gpu, wanted, steps, wanted.num_class_images * classes - class_images))
-    limit = min(max_seconds, int(budget_dollars / hourly * 3600))
+    limit = min(max_seconds, int(budget_dollars / hourly * 3600) - keep_alive_seconds)
     if seconds > limit:
         raise OverBudget(
             f"{steps} steps on {instance_type} take about {seconds} s (${dollars(instance_type, seconds):.2f}); "
@@ -72,7 +75,7 @@ def quote(
         seconds=seconds,
         dollars=dollars(instance_type, seconds),
         limit_seconds=limit,
-        limit_dollars=dollars(instance_type, limit),
+        limit_dollars=dollars(instance_type, limit + keep_alive_seconds),
     )
 
 

@@ -6,9 +6,10 @@ https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from contracts.pipeline import DatasetChecked, Quote
+from contracts.pipeline import DatasetChecked, Quote, TrainingCapacity
 from contracts.storage import (
     PREVIOUS_MODEL,
     base_model_prefix,
@@ -24,6 +25,28 @@ VOLUME_GIB = 50  # ignored on instances with local NVMe (g4dn, g5, g6)
 LOSS_METRIC = {"Name": "train-loss", "Regex": r"train_avg_loss=([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """How the instance is bought, how long the job may wait for it, how long it may wait for the next job."""
+
+    capacity: TrainingCapacity
+    wait_seconds: int
+    keep_alive_seconds: int
+
+    def resources(self) -> dict[str, Any]:
+        """Of ResourceConfig."""
+        return {"KeepAlivePeriodInSeconds": self.keep_alive_seconds} if self.capacity == "warm-pool" else {}
+
+    def limits(self, run_seconds: int) -> dict[str, Any]:
+        """StoppingCondition. A spot job's wait includes its run; any other job's ends with its start."""
+        wait = (
+            {"MaxWaitTimeInSeconds": run_seconds + self.wait_seconds}
+            if self.capacity == "spot"
+            else {"MaxPendingTimeInSeconds": self.wait_seconds}
+        )
+        return {"MaxRuntimeInSeconds": run_seconds, **wait}
+
+
 def training_job(
     checked: DatasetChecked,
     quote: Quote,
@@ -33,6 +56,7 @@ def training_job(
     bucket: str,
     image: str,
     role_arn: str,
+    instance: Instance,
     class_image_sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Network isolation is on: everything arrives and leaves through channels, model, checkpoints and logs.
@@ -74,8 +98,10 @@ def training_job(
             "InstanceType": quote.instance_type,
             "InstanceCount": 1,
             "VolumeSizeInGB": VOLUME_GIB,
+            **instance.resources(),
         },
-        "StoppingCondition": {"MaxRuntimeInSeconds": quote.limit_seconds},
+        "StoppingCondition": instance.limits(quote.limit_seconds),
+        "EnableManagedSpotTraining": instance.capacity == "spot",
         "EnableNetworkIsolation": True,
         "Tags": [{"Key": "dreamdrop:subject", "Value": subject}, {"Key": "dreamdrop:run", "Value": checked.run_id}],
     }

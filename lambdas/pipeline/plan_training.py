@@ -10,7 +10,7 @@ from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger
 from lambdas.adapters.table import Subjects
 from lambdas.domain.pricing import quote
-from lambdas.domain.training_job import training_job
+from lambdas.domain.training_job import Instance, training_job
 from lambdas.pipeline.state import state
 
 
@@ -23,6 +23,7 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
     wanted_sets = checked.request.class_image_sets(bucket.base_model(checked.request.base_model).checksum)
     subjects.use_class_images(checked.subject, wanted_sets)
     kept = {name: count for name in wanted_sets if (count := bucket.count(class_image_set_prefix(name)))}
+    capacity = env.training_capacity
     price = quote(
         checked.request.hyperparameters,
         instance_type=env.training_instance_types[checked.ladder_rung],
@@ -31,6 +32,7 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
         classes=len(checked.request.class_prompts),
         max_seconds=env.training_max_seconds,
         budget_dollars=env.training_budget_dollars,
+        keep_alive_seconds=env.training_keep_alive_seconds if capacity == "warm-pool" else 0,
     )
     version = version_id(checked.dataset_id, checked.attempt)
     job_name = training_job_name(env.resource_prefix, checked.subject, version)
@@ -42,8 +44,15 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
         bucket=env.data_bucket,
         image=env.training_image,
         role_arn=env.training_role_arn,
+        instance=Instance(
+            capacity=capacity,
+            wait_seconds=env.training_wait_seconds,
+            keep_alive_seconds=env.training_keep_alive_seconds,
+        ),
         class_image_sets=list(kept),
     )
     logger.info("planned", extra={"job": job_name, "quote": price.plain()})
     subjects.enter(checked, "training", version=version, quote=price.model_dump_json())
-    return TrainingPlanned(**checked.model_dump(), version=version, job_name=job_name, quote=price, training_job=job)
+    return TrainingPlanned(
+        **checked.model_dump(), version=version, job_name=job_name, capacity=capacity, quote=price, training_job=job
+    )

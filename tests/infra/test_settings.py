@@ -37,6 +37,15 @@ def test_a_watermark_fits_a_containers_variable() -> None:
         replace(LOCAL, watermark="w" * 1025)
 
 
+@pytest.mark.parametrize(
+    ("setting", "seconds"),
+    [("training_wait_seconds", 1799), ("training_keep_alive_seconds", 0), ("training_keep_alive_seconds", 3601)],
+)
+def test_what_sagemaker_would_refuse_is_refused_first(setting: str, seconds: int) -> None:
+    with pytest.raises(ValueError, match=setting):
+        replace(LOCAL, **{setting: seconds})
+
+
 def test_nothing_is_blocked_or_marked_by_default() -> None:
     assert {(settings.blocked_words, settings.watermark) for settings in ENVIRONMENTS.values()} == {((), "")}
 
@@ -60,5 +69,6 @@ def test_the_local_default_is_the_base_model_that_the_project_brings_along() -> 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_an_execution_outlives_a_training_and_a_quiet_period_fits_a_queue(environment: str) -> None:
     settings = settings_for(environment, "dreamdrop")
-    assert settings.machine_timeout_seconds > settings.training_max_seconds
+    attempt = settings.training_wait_seconds + settings.training_max_seconds
+    assert settings.machine_timeout_seconds > attempt
     assert settings.quiet_period_seconds <= SQS_LONGEST_DELAY

@@ -142,6 +142,27 @@ def test_one_job_has_the_device_and_the_next_one_waits(shop: Workshop) -> None:
     assert shop.ended("two")["TrainingJobStatus"] == "Completed"
 
 
+def test_a_spot_job_waits_and_runs_within_its_wait_time(shop: Workshop) -> None:
+    spot = {
+        "EnableManagedSpotTraining": True,
+        "StoppingCondition": {"MaxRuntimeInSeconds": 2, "MaxWaitTimeInSeconds": 2},
+    }
+    shop.train("one", {"steps": "100", "pause": "0.1"})
+    shop.reaches("one", "Training")
+    shop.train("never-starts", **spot)
+    waited = shop.ended("never-starts")
+    assert (waited["TrainingJobStatus"], waited["SecondaryStatus"]) == ("Stopped", "MaxWaitTimeExceeded")
+    assert "BillableTimeInSeconds" not in waited
+    shop.train("starts-late", {"steps": "100", "pause": "0.1"}, **spot)
+    shop.reaches("starts-late", "Pending")
+    time.sleep(1)
+    shop.engine.call("StopTrainingJob", {"TrainingJobName": "one"})
+    cut = shop.ended("starts-late")
+    assert (cut["TrainingJobStatus"], cut["SecondaryStatus"]) == ("Stopped", "MaxWaitTimeExceeded")
+    assert cut["BillableTimeInSeconds"] == cut["TrainingTimeInSeconds"] >= 1
+    assert shop.keys("models/starts-late/output/model")
+
+
 def test_a_key_that_leaves_its_channel_fails_the_job_and_writes_nothing(shop: Workshop) -> None:
     shop.put("evil/../../../../escaped.txt")
     job = shop.ended(shop.train("escape", InputDataConfig=[channel("training", "evil/")]))
@@ -169,6 +190,14 @@ def test_an_empty_channel_and_an_unknown_image_fail_the_job(shop: Workshop) -> N
         ({"InputDataConfig": [channel("..", "photos/")]}, "not usable as a directory"),
         ({"CheckpointConfig": {"S3Uri": "s3://data/c", "LocalPath": "/opt/ml/../../etc"}}, "not a directory below"),
         ({"EnableManagedSpotTraining": True}, "MaxWaitTimeInSeconds"),
+        (
+            {
+                "EnableManagedSpotTraining": True,
+                "StoppingCondition": {"MaxRuntimeInSeconds": 1, "MaxWaitTimeInSeconds": 1},
+                "ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "KeepAlivePeriodInSeconds": 60},
+            },
+            "no warm pools",
+        ),
     ],
 )
 def test_a_request_that_the_service_would_refuse_is_refused(

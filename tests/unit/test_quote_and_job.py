@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
 from contracts.errors import OverBudget
 from contracts.generation import CONCURRENT_INVOCATIONS
-from contracts.pipeline import DatasetChecked
+from contracts.pipeline import DatasetChecked, TrainingCapacity
 from contracts.training import Hyperparameters, TrainingRequest
 from lambdas.domain.endpoints import EndpointPlan
 from lambdas.domain.pricing import INSTANCES, quote
-from lambdas.domain.training_job import training_job
+from lambdas.domain.training_job import Instance, training_job
 
 
 def price(wanted: Hyperparameters, **more: float):  # type: ignore[no-untyped-def]
@@ -62,16 +64,41 @@ def assert_valid(operation: str, request: dict[str, object]) -> None:
     assert not report.has_errors(), report.generate_report()
 
 
-def test_the_training_job_has_the_shape_sagemaker_wants() -> None:
-    job = training_job(
+def job_on(capacity: TrainingCapacity) -> dict[str, Any]:
+    return training_job(
         checked(), price(Hyperparameters(max_steps=10)), job_name="dreamdrop-dog-1", version="000000000000-1",
         bucket="b-u-cket", image="123/image:tag", role_arn="arn:aws:iam::1:role/r-training-role-01",
+        instance=Instance(capacity=capacity, wait_seconds=3600, keep_alive_seconds=600),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("capacity", get_args(TrainingCapacity))
+def test_the_training_job_has_the_shape_sagemaker_wants(capacity: TrainingCapacity) -> None:
+    job = job_on(capacity)
     assert_valid("CreateTrainingJob", job)
     assert job["OutputDataConfig"]["CompressionType"] == "NONE"
     assert job["EnableNetworkIsolation"] is True
     assert job["StoppingCondition"]["MaxRuntimeInSeconds"] <= 10_800
     assert all(channel["DataSource"]["S3DataSource"]["S3Uri"].endswith("/") for channel in job["InputDataConfig"])
+
+
+def test_an_instance_is_spot_or_kept_warm_never_both() -> None:
+    on_demand, spot, warm = (job_on(capacity) for capacity in get_args(TrainingCapacity))
+    run = on_demand["StoppingCondition"]["MaxRuntimeInSeconds"]
+    assert [job["EnableManagedSpotTraining"] for job in (on_demand, spot, warm)] == [False, True, False]
+    assert spot["StoppingCondition"] == {"MaxRuntimeInSeconds": run, "MaxWaitTimeInSeconds": run + 3600}
+    assert "KeepAlivePeriodInSeconds" not in {**spot["ResourceConfig"], **on_demand["ResourceConfig"]}
+    assert warm["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 600
+    for job in (on_demand, warm):
+        assert job["StoppingCondition"] == {"MaxRuntimeInSeconds": run, "MaxPendingTimeInSeconds": 3600}
+
+
+def test_the_wait_of_a_warm_pool_is_part_of_the_most_that_can_be_billed() -> None:
+    hourly = INSTANCES["ml.g5.xlarge"][1]
+    kept = price(Hyperparameters(max_steps=10), keep_alive_seconds=600)
+    assert kept.limit_dollars == pytest.approx((kept.limit_seconds + 600) / 3600 * hourly, abs=1e-4)
+    cheap = price(Hyperparameters(max_steps=10), budget_dollars=1.0, keep_alive_seconds=600)
+    assert cheap.limit_dollars <= 1.0
 
 
 def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:

@@ -42,14 +42,18 @@ _MESSAGES = {
     "Completed": "Training job completed",
     "Stopped": "Training job stopped",
     "MaxRuntimeExceeded": "Training job stopped: MaxRuntimeInSeconds reached",
+    "MaxWaitTimeExceeded": "Training job stopped: MaxWaitTimeInSeconds reached",
     "Failed": "Training job failed",
 }
+
+
+Cause = Literal["exit", "stop", "limit", "wait"]
 
 
 @dataclass(frozen=True)
 class _Ending:
     exit_code: int
-    cause: Literal["exit", "stop", "limit"]
+    cause: Cause
 
 
 class JobRun:
@@ -63,6 +67,8 @@ class JobRun:
         self._slots = slots
         self._layout = TrainingLayout(platform.work / "jobs" / self._name)
         self._stop = threading.Event()
+        self._wait_ends = _after(job["StoppingCondition"].get("MaxWaitTimeInSeconds"))
+        self._pending_ends = _after(job["StoppingCondition"].get("MaxPendingTimeInSeconds"))
         self.thread = threading.Thread(target=self._run, name=f"train-{self._name}", daemon=True)
 
     def stop(self) -> None:
@@ -75,7 +81,8 @@ class JobRun:
                 if has_device and not self._stop.is_set():
                     self._execute()
                 else:
-                    self._end("Stopped", "Stopped")
+                    waited = not self._stop.is_set() and time.monotonic() >= self._wait_ends
+                    self._end("Stopped", "MaxWaitTimeExceeded" if waited else "Stopped")
         except EngineStopped:
             return  # the record stays InProgress; `restore` of the next engine fails it
         except (ClientFailure, ImageError) as error:
@@ -157,15 +164,15 @@ class JobRun:
 
     def _watch(self, process: ContainerProcess) -> _Ending:
         grace = self._platform.settings.training_stop_grace_seconds
-        deadline = time.monotonic() + self._job["StoppingCondition"]["MaxRuntimeInSeconds"]
-        cause: Literal["exit", "stop", "limit"] = "exit"
+        limit = time.monotonic() + self._job["StoppingCondition"]["MaxRuntimeInSeconds"]
+        cause: Cause = "exit"
         killing_time = math.inf
         while (code := process.wait(_POLL_SECONDS)) is None:
             now = time.monotonic()
             if self._platform.closing.is_set():
                 raise EngineStopped
-            if cause == "exit" and (self._stop.is_set() or now >= deadline):
-                cause = "stop" if self._stop.is_set() else "limit"
+            if cause == "exit" and (self._stop.is_set() or now >= min(limit, self._wait_ends)):
+                cause = "stop" if self._stop.is_set() else "limit" if now >= limit else "wait"
                 killing_time = now + grace
                 process.terminate()
             elif now >= killing_time:
@@ -189,6 +196,8 @@ class JobRun:
     def _conclude(self, ending: _Ending) -> None:
         if ending.cause == "limit":
             self._end("Stopped", "MaxRuntimeExceeded")
+        elif ending.cause == "wait":
+            self._end("Stopped", "MaxWaitTimeExceeded")
         elif ending.cause == "stop":
             self._end("Stopped", "Stopped")
         elif ending.exit_code:
@@ -202,13 +211,18 @@ class JobRun:
         return ending.cause == "exit" and ending.exit_code != 0
 
     def _given_up(self) -> bool:
-        return self._stop.is_set() or self._platform.closing.is_set()
+        waited = time.monotonic() >= min(self._wait_ends, self._pending_ends)
+        return waited or self._stop.is_set() or self._platform.closing.is_set()
 
     def _enter(self, secondary: str) -> None:
         enter(self._store, self._name, secondary)
 
     def _end(self, status: str, secondary: str, reason: str | None = None) -> None:
         end_job(self._store, self._platform, self._name, status, secondary, reason)
+
+
+def _after(seconds: float | None) -> float:
+    return math.inf if seconds is None else time.monotonic() + seconds
 
 
 def algorithm_error(text: str, exit_code: int) -> str:

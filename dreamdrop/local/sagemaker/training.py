@@ -166,5 +166,7 @@ def _check_checkpoints_and_limits(body: dict[str, Any]) -> None:
     if body.get("EnableManagedSpotTraining"):
         if limits.get("MaxWaitTimeInSeconds", 0) < limits.get("MaxRuntimeInSeconds", ONE_DAY):
             raise invalid("Managed spot training needs a MaxWaitTimeInSeconds not less than MaxRuntimeInSeconds.")
+        if (body.get("ResourceConfig") or {}).get("KeepAlivePeriodInSeconds"):
+            raise invalid("KeepAlivePeriodInSeconds: there are no warm pools of managed spot training.")
     elif "MaxWaitTimeInSeconds" in limits:
         raise invalid("MaxWaitTimeInSeconds is for managed spot training only.")
