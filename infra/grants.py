@@ -1,13 +1,17 @@
-"""The few ways in which a principal may use the data bucket, the table and SageMaker's roles.
+"""The few ways in which a principal may use the data bucket, the table, and SageMaker's roles and endpoints.
 
 The grants of the CDK library allow whole families of actions (s3:GetObject*, s3:List*); these name every action.
 """
 
 from __future__ import annotations
 
+from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
+
+SCALING_SERVICE = "sagemaker.application-autoscaling.amazonaws.com"
+SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
 
 ROW_ACTIONS = (
     "dynamodb:GetItem",
@@ -80,3 +84,88 @@ def pass_to_sagemaker(role: iam.IRole, grantee: iam.IGrantable) -> None:
             conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
         )
     )
+
+
+class Endpoints:
+    """SageMaker's endpoints below a prefix, with what scales them."""
+
+    def __init__(self, stack: Stack, prefix: str) -> None:
+        self._stack = stack
+        self._prefix = prefix
+
+    def draw(self, grantee: iam.IGrantable) -> None:
+        """To send requests, and to wake one that sleeps."""
+        actions = ("InvokeEndpointAsync", "DescribeEndpoint", "UpdateEndpointWeightsAndCapacities")
+        _allow(grantee, _sagemaker(*actions), [self._named("endpoint")])
+
+    def make(self, grantee: iam.IGrantable) -> None:
+        """With their models, configurations and scaling."""
+        kinds = ("Model", "EndpointConfig", "Endpoint")
+        actions = [f"{verb}{kind}" for kind in kinds for verb in ("Create", "Describe", "Delete")]
+        # The last one is asked of whoever registers a scalable target.
+        _allow(
+            grantee,
+            _sagemaker(*actions, "UpdateEndpoint", "UpdateEndpointWeightsAndCapacities"),
+            self._parts(),
+        )
+        self._scale(grantee, "RegisterScalableTarget", "PutScalingPolicy")
+        _allow(
+            grantee,
+            [f"application-autoscaling:Describe{what}" for what in ("ScalableTargets", "ScalingPolicies")],
+            ["*"],  # these actions know no resource
+        )
+        _allow(
+            grantee,
+            [f"cloudwatch:{verb}" for verb in ("PutMetricAlarm", "DescribeAlarms", "DeleteAlarms")],
+            self._alarms(),
+        )
+        grantee.grant_principal.add_to_principal_policy(
+            iam.PolicyStatement(
+                actions=["iam:CreateServiceLinkedRole"],
+                resources=[
+                    self._stack.format_arn(
+                        service="iam",
+                        region="",
+                        resource="role",
+                        resource_name=f"aws-service-role/{SCALING_SERVICE}/{SCALING_ROLE}",
+                    )
+                ],
+                conditions={"StringEquals": {"iam:AWSServiceName": SCALING_SERVICE}},
+            )
+        )
+
+    def remove(self, grantee: iam.IGrantable) -> None:
+        """The same, and to find them."""
+        _allow(grantee, _sagemaker("ListModels", "ListEndpoints"), ["*"])  # these actions know no resource
+        actions = [f"{verb}{kind}" for kind in ("Model", "Endpoint") for verb in ("Describe", "Delete")]
+        _allow(grantee, _sagemaker(*actions, "DeleteEndpointConfig"), self._parts())
+        self._scale(grantee, "DeregisterScalableTarget")
+        _allow(grantee, ["cloudwatch:DeleteAlarms"], self._alarms())
+
+    def _scale(self, grantee: iam.IGrantable, *actions: str) -> None:
+        grantee.grant_principal.add_to_principal_policy(
+            iam.PolicyStatement(
+                actions=[f"application-autoscaling:{action}" for action in actions],
+                resources=["*"],  # a target is named by an opaque id; what can be told is the service it belongs to
+                conditions={"StringEqualsIfExists": {"application-autoscaling:service-namespace": "sagemaker"}},
+            )
+        )
+
+    def _named(self, kind: str) -> str:
+        return self._stack.format_arn(service="sagemaker", resource=kind, resource_name=f"{self._prefix}-*")
+
+    def _parts(self) -> list[str]:
+        return [self._named(kind) for kind in ("model", "endpoint-config", "endpoint")]
+
+    def _alarms(self) -> list[str]:
+        """Our own, and those that target tracking makes in the caller's name."""
+        return [
+            self._stack.format_arn(
+                service="cloudwatch", resource="alarm", resource_name=name, arn_format=ArnFormat.COLON_RESOURCE_NAME
+            )
+            for name in (f"{self._prefix}-*", f"TargetTracking-endpoint/{self._prefix}-*")
+        ]
+
+
+def _sagemaker(*actions: str) -> list[str]:
+    return [f"sagemaker:{action}" for action in actions]

@@ -65,6 +65,7 @@ class ServiceStack(Stack):
             "Removal",
             settings=settings,
             functions=functions,
+            endpoints=hosting.endpoints,
             training_role=training.role,
             inference_role=hosting.role,
         )
@@ -135,7 +136,7 @@ class ServiceStack(Stack):
 
         read_objects(bucket, api.function, f"{GENERATIONS}*", f"{CHECKPOINTS}*/{PROGRESS}", f"{MODELS}*/{MANIFEST}")
         write_objects(bucket, api.function, f"{SOURCES}*")
-        hosting.allow_drawing(api.function)
+        hosting.endpoints.draw(api.function)
 
         remove_rows(table, deletion.delete_subject)
         drawn = (GENERATIONS, f"{INFERENCE_OUTPUT}/", f"{INFERENCE_FAILURE}/")
