@@ -87,6 +87,7 @@ class TellEnvironment(StoreEnvironment):
 class DeletionEnvironment(StoreEnvironment):
     resource_prefix: str
     state_machine_arn: str
+    deletion_queue_url: str
 
 
 class ApiEnvironment(StoreEnvironment):

@@ -24,7 +24,7 @@ from contracts.training import TrainingProgress, TrainingRequest
 
 TrainingCapacity = Literal["on-demand", "spot", "warm-pool"]  # one of them: SageMaker has no warm pools of spot
 
-DELETION_LEASE_SECONDS = 960  # longer than the function lives: nobody else begins while it may be at work
+DELETION_LEASE_SECONDS = 360  # longer than the function lives: nobody else begins while it may be at work
 
 
 class _Payload(BaseModel):

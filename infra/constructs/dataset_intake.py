@@ -11,8 +11,8 @@ from constructs import Construct
 
 from contracts.environment import IntakeEnvironment
 from contracts.storage import DATASETS
-from infra.constructs.functions import Functions
-from infra.constructs.messaging import dead_letter_queue, work_queue
+from infra.constructs.functions import DEFAULT_TIMEOUT_SECONDS, Functions
+from infra.constructs.messaging import consume, dead_letter_queue, work_queue
 
 
 class DatasetIntake(Construct):
@@ -42,10 +42,11 @@ class DatasetIntake(Construct):
         queue = work_queue(
             self,
             "Queue",
-            consumer=self.take_dataset,
+            timeout_seconds=DEFAULT_TIMEOUT_SECONDS,
             dead_letters=self.dead_letters,
             delay_seconds=quiet_period_seconds,
         )
+        consume(queue, self.take_dataset)
         events.Rule(
             self,
             "FileDropped",

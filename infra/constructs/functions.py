@@ -14,6 +14,7 @@ from contracts.environment import StoreEnvironment
 from infra.packaging import lambda_code
 from infra.settings import Settings
 
+DEFAULT_TIMEOUT_SECONDS = 60
 POWERTOOLS_VERSION = "3.37.0"  # the version that pyproject.toml pins: the layer brings Powertools and pydantic
 RUNTIME = lambda_.Runtime.PYTHON_3_14
 POWERTOOLS_LAYER = f"/aws/service/powertools/python/arm64/{RUNTIME.name}/{POWERTOOLS_VERSION}"
@@ -45,7 +46,7 @@ class Functions(Construct):
         handler: str,
         environment: StoreEnvironment,
         memory_mb: int = 512,
-        timeout_seconds: int = 60,
+        timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS,
     ) -> lambda_.Function:
         """`handler`: module.function below the repository root. The role may write its own log and nothing else."""
         log_group = logs.LogGroup(

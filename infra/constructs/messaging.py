@@ -32,21 +32,22 @@ def work_queue(
     scope: Construct,
     id: str,
     *,
-    consumer: lambda_.Function,
+    timeout_seconds: int,
     dead_letters: sqs.Queue,
     delay_seconds: int = 0,
-    batch_size: int = 10,
 ) -> sqs.Queue:
-    """A queue whose messages the consumer handles in batches; it names the messages that failed."""
-    timeout = consumer.timeout or Duration.seconds(3)
-    queue = sqs.Queue(
+    """`timeout_seconds`: of the function that is to `consume` it."""
+    return sqs.Queue(
         scope,
         id,
         encryption=sqs.QueueEncryption.SQS_MANAGED,
         enforce_ssl=True,
         delivery_delay=Duration.seconds(delay_seconds),
-        visibility_timeout=Duration.seconds(VISIBILITY_FACTOR * timeout.to_seconds()),
+        visibility_timeout=Duration.seconds(VISIBILITY_FACTOR * timeout_seconds),
         dead_letter_queue=sqs.DeadLetterQueue(queue=dead_letters, max_receive_count=DELIVERIES),
     )
+
+
+def consume(queue: sqs.Queue, consumer: lambda_.Function, *, batch_size: int = 10) -> None:
+    """The consumer handles the messages in batches, and names those that failed."""
     consumer.add_event_source(SqsEventSource(queue, batch_size=batch_size, report_batch_item_failures=True))
-    return queue

@@ -7,8 +7,8 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
 from contracts.environment import HostEnvironment, StoreEnvironment
-from infra.constructs.functions import Functions
-from infra.constructs.messaging import dead_letter_queue, topic, work_queue
+from infra.constructs.functions import DEFAULT_TIMEOUT_SECONDS, Functions
+from infra.constructs.messaging import consume, dead_letter_queue, topic, work_queue
 from infra.constructs.sagemaker_role import SageMakerRole
 from infra.grants import Endpoints, pass_to_sagemaker
 from infra.packaging import inference_image
@@ -55,6 +55,7 @@ class ModelHosting(Construct):
             memory_mb=1024,  # an answer holds up to eight pictures as base64
         )
         self.dead_letters = dead_letter_queue(self, "DeadLetters")
-        answers = work_queue(self, "Answers", consumer=self.record_generation, dead_letters=self.dead_letters)
+        answers = work_queue(self, "Answers", timeout_seconds=DEFAULT_TIMEOUT_SECONDS, dead_letters=self.dead_letters)
+        consume(answers, self.record_generation)
         for outcome in (self.drawn, self.not_drawn):
             outcome.add_subscription(subscriptions.SqsSubscription(answers, raw_message_delivery=True))

@@ -9,23 +9,32 @@ from constructs import Construct
 
 from contracts.environment import DeletionEnvironment
 from infra.constructs.functions import Functions
-from infra.constructs.messaging import dead_letter_queue, work_queue
+from infra.constructs.messaging import consume, dead_letter_queue, work_queue
 
-TIMEOUT_SECONDS = 900  # the longest: a stopped training job saves what it has before there is nothing more to delete
+TIMEOUT_SECONDS = (
+    300  # what is not done by then goes on in another turn; a message whose function died, after six times it
+)
 
 
 class SubjectDeletion(Construct):
     def __init__(self, scope: Construct, id: str, *, functions: Functions, machine: sfn.StateMachine) -> None:
         super().__init__(scope, id)
+        self.dead_letters = dead_letter_queue(self, "DeadLetters")
+        self.queue = work_queue(self, "Queue", timeout_seconds=TIMEOUT_SECONDS, dead_letters=self.dead_letters)
         self.delete_subject = functions.create(
             self,
             "DeleteSubject",
             handler="lambdas.deletion.delete_subject.handler",
             environment=DeletionEnvironment(
-                **functions.store, resource_prefix=functions.prefix, state_machine_arn=machine.state_machine_arn
+                **functions.store,
+                resource_prefix=functions.prefix,
+                state_machine_arn=machine.state_machine_arn,
+                deletion_queue_url=self.queue.queue_url,
             ),
             timeout_seconds=TIMEOUT_SECONDS,
         )
+        consume(self.queue, self.delete_subject, batch_size=1)  # one at a time: each has the function's whole time
+        self.queue.grant_send_messages(self.delete_subject)
         machine.grant_execution(self.delete_subject, "states:StopExecution")
         jobs = Stack.of(self).format_arn(
             service="sagemaker", resource="training-job", resource_name=f"{functions.prefix}-*"
@@ -34,9 +43,4 @@ class SubjectDeletion(Construct):
             iam.PolicyStatement(
                 actions=["sagemaker:DescribeTrainingJob", "sagemaker:StopTrainingJob"], resources=[jobs]
             )
-        )
-        self.dead_letters = dead_letter_queue(self, "DeadLetters")
-        # One at a time: each has the function's whole time.
-        self.queue = work_queue(
-            self, "Queue", consumer=self.delete_subject, dead_letters=self.dead_letters, batch_size=1
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from botocore.exceptions import ClientError
+from pydantic import BaseModel
 
 from contracts.pipeline import DatasetTaken, DeletionRequested, SubjectEvent
 from lambdas.adapters.clients import client, error_code
@@ -31,8 +32,17 @@ def stop_execution(state_machine_arn: str, run_id: str) -> None:
             raise
 
 
-def ask_for_deletion(queue_url: str, requested: DeletionRequested) -> None:
-    client("sqs").send_message(QueueUrl=queue_url, MessageBody=requested.model_dump_json())
+def ask_for_deletion(queue_url: str, requested: DeletionRequested, delay_seconds: int = 0) -> None:
+    _send(queue_url, requested, delay_seconds)
+
+
+def come_back(queue_url: str, receipt_handle: str, seconds: int) -> None:
+    """A message that could not be handled is delivered again then, and not after the whole time of its invisibility."""
+    client("sqs").change_message_visibility(QueueUrl=queue_url, ReceiptHandle=receipt_handle, VisibilityTimeout=seconds)
+
+
+def _send(queue_url: str, message: BaseModel, delay_seconds: int) -> None:
+    client("sqs").send_message(QueueUrl=queue_url, MessageBody=message.model_dump_json(), DelaySeconds=delay_seconds)
 
 
 def publish(topic_arn: str, event: SubjectEvent) -> None:

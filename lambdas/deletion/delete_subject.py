@@ -32,11 +32,18 @@ from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Deletions, Generations, Subjects
 
 PAUSE_SECONDS = 5.0
+BREATHER_SECONDS = 30  # before the next turn of what takes longer than one
+RETRY_SECONDS = 60  # after the first failure; twice as long after the second, and so on
+NEEDED_MS = 30_000  # at the end of the function's time: a round that is begun is finished
 
 processor = BatchProcessor(event_type=EventType.SQS)
 
 
-def delete(record: SQSRecord) -> None:
+class _OutOfTime(Exception):
+    """Nothing is wrong: what is to be deleted is not done changing."""
+
+
+def delete(record: SQSRecord, lambda_context: LambdaContext) -> None:
     env = environment(DeletionEnvironment)
     name = DeletionRequested.model_validate_json(record.body).subject
     logger.append_keys(subject=name)
@@ -45,14 +52,21 @@ def delete(record: SQSRecord) -> None:
         logger.info("there is nothing to delete, or it is being done")
         return
     try:
-        _Deletion(env, deletions, name).run()
+        _Deletion(env, deletions, name, lambda_context).run()
+    except _OutOfTime:
+        deletions.pause(name)
+        logger.info("this takes longer than one turn")
+        events.ask_for_deletion(env.deletion_queue_url, DeletionRequested(subject=name), BREATHER_SECONDS)
     except Exception:
         deletions.pause(name)
+        tries = int(record.attributes.approximate_receive_count or 1)
+        events.come_back(env.deletion_queue_url, record.receipt_handle, RETRY_SECONDS * tries)
         raise
 
 
 class _Deletion:
-    def __init__(self, env: DeletionEnvironment, deletions: Deletions, name: str) -> None:
+    def __init__(self, env: DeletionEnvironment, deletions: Deletions, name: str, context: LambdaContext) -> None:
+        self._context = context
         self._env = env
         self._rows = deletions
         self._name = name
@@ -94,6 +108,8 @@ class _Deletion:
             erased = sum([self._erase(prefix) for prefix in subject_prefixes(self._name)])
             if not running and not erased:
                 return
+            if self._context.get_remaining_time_in_millis() < NEEDED_MS:
+                raise _OutOfTime
             time.sleep(PAUSE_SECONDS)
 
     def _forget_generation(self, generation: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from moto.sqs import sqs_backends
 
 from contracts.errors import InternalError
 from contracts.generation import InferenceAnswer, InferenceTimings
@@ -27,7 +29,7 @@ from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Deletions, Generations, Subjects
 from lambdas.api import record_generation
 from lambdas.deletion import delete_subject
-from tests.integration.conftest import BUCKET, TABLE, Account, Context, photo
+from tests.integration.conftest import ACCOUNT, BUCKET, REGION, TABLE, Account, Context, photo
 from tests.integration.test_api import ARTIST, ASK, VERSION, Api, Endpoint, host, notice
 from tests.integration.test_pipeline_functions import INFO, take
 
@@ -96,7 +98,8 @@ def delete(account: Account, context: Context) -> Any:
     sqs = clients.client("sqs")
     messages = sqs.receive_message(QueueUrl=account.deletion_queue_url, MaxNumberOfMessages=10)["Messages"]
     records = [
-        {"messageId": str(index), "receiptHandle": "h", "body": message["Body"], "attributes": {}, "md5OfBody": "",
+        {"messageId": str(index), "receiptHandle": message["ReceiptHandle"], "body": message["Body"],
+         "attributes": {"ApproximateReceiveCount": "2"}, "md5OfBody": "",
          "messageAttributes": {}, "eventSource": "aws:sqs", "eventSourceARN": "a", "awsRegion": "r"}
         for index, message in enumerate(messages)
     ]  # fmt: skip
@@ -332,11 +335,35 @@ def test_an_interrupted_deletion_goes_on_and_counts_on(
         patch.setattr(Deletions, "finish", lambda *_: 1 / 0)
         with pytest.raises(Exception, match="division"):
             delete(account, context)
+    assert seconds_until_back(account) == pytest.approx(120, abs=2)  # it was the second try
     assert api.call("DELETE", "/v1/subjects/dog")[0] == 202
     assert delete(account, context) == {"batchItemFailures": []}
     record = Deletions(TABLE).latest("dog")
     assert record is not None
     assert record.objects == len(keys)
+
+
+def seconds_until_back(account: Account) -> float:
+    """Of the message that was received last."""
+    queue = sqs_backends[ACCOUNT][REGION].queues[account.deletion_queue_url.rpartition("/")[2]]
+    return queue._messages[0].visible_at / 1000 - time.time()
+
+
+def test_what_takes_longer_than_one_turn_is_put_in_line_again(
+    account: Account, context: Context, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    furnish(account, "dog")
+    api.call("DELETE", "/v1/subjects/dog")
+    monkeypatch.setattr(delete_subject, "BREATHER_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(leftovers, "is_running", lambda _job: True)
+        patch.setattr(leftovers, "stop_job", lambda _job: None)
+        context.remaining_ms = delete_subject.NEEDED_MS - 1
+        assert delete(account, context) == {"batchItemFailures": []}
+    assert api.call("GET", "/v1/subjects/dog")[1]["status"] == "deleting"
+    context.remaining_ms = 900_000
+    assert delete(account, context) == {"batchItemFailures": []}
+    assert api.call("GET", "/v1/subjects/dog")[0] == 404
 
 
 def test_two_do_not_delete_at_once(account: Account, context: Context, api: Api) -> None:

@@ -21,13 +21,6 @@ OTHER_ROLE = f"arn:aws:iam::{ACCOUNT}:role/others"
 TRAINING_ROLE = f"arn:aws:iam::{ACCOUNT}:role/training"
 
 
-class PatientContext(Context):
-    remaining_ms = 900_000
-
-    def get_remaining_time_in_millis(self) -> int:
-        return self.remaining_ms
-
-
 @pytest.fixture
 def cloudformation() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """(ResponseURL, what was put there)."""
@@ -109,10 +102,10 @@ def test_the_end_of_the_stack_removes_all_of_ours_and_nothing_else(
     for made in (*ours, neighbour):
         host(made)
     for made in ("Create", "Update"):
-        remove_endpoints.handler(event(made, url), PatientContext())  # type: ignore[arg-type]
+        remove_endpoints.handler(event(made, url), Context())  # type: ignore[arg-type]
     assert len(left("endpoints", "Endpoints", "EndpointName")) == 3
 
-    remove_endpoints.handler(event("Delete", url), PatientContext())  # type: ignore[arg-type]
+    remove_endpoints.handler(event("Delete", url), Context())  # type: ignore[arg-type]
     assert [answer["Status"] for answer in answers] == ["SUCCESS"] * 3
     assert {answer["PhysicalResourceId"] for answer in answers} == {"endpoints"}
     assert left("endpoints", "Endpoints", "EndpointName") == {neighbour.endpoint_name}
@@ -124,7 +117,7 @@ def test_the_end_of_the_stack_removes_all_of_ours_and_nothing_else(
     assert f"{neighbour.endpoint_name}-wake" in alarms
     assert not {f"{made.endpoint_name}-wake" for made in ours} & alarms
 
-    remove_endpoints.handler(event("Delete", url), PatientContext())  # type: ignore[arg-type]  # safe to repeat
+    remove_endpoints.handler(event("Delete", url), Context())  # type: ignore[arg-type]  # safe to repeat
     assert answers[-1]["Status"] == "SUCCESS"
 
 
@@ -133,7 +126,7 @@ def test_running_training_jobs_are_stopped(monkeypatch: pytest.MonkeyPatch, clou
     stopped: list[str] = []
     monkeypatch.setattr(leftovers, "stop_job", stopped.append)
     monkeypatch.setattr(leftovers, "running_jobs_of", lambda prefix, role: [f"{prefix}-rex", role])
-    remove_endpoints.handler(event("Delete", url), PatientContext())  # type: ignore[arg-type]
+    remove_endpoints.handler(event("Delete", url), Context())  # type: ignore[arg-type]
     assert stopped == ["dream-rex", TRAINING_ROLE]
 
 
@@ -155,7 +148,7 @@ def test_an_endpoint_that_is_still_changing_is_waited_for_and_then_reported(
 ) -> None:
     url, answers = cloudformation
     host(plan("dream", "toyworld", OUR_ROLE))
-    context = PatientContext()
+    context = Context()
     monkeypatch.setattr(remove_endpoints, "PAUSE_SECONDS", 0)
     tries: list[str] = []
 
