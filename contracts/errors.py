@@ -7,6 +7,7 @@
     │   ├── UnknownSubject          404  unknown_subject
     │   ├── UnknownGeneration       404  unknown_generation
     │   ├── SubjectNotReady         409  subject_not_ready
+    │   ├── GenerationEnded         409  generation_ended
     │   ├── IdempotencyConflict     409  idempotency_conflict
     │   ├── PromptRejected          422  prompt_rejected
     │   ├── InvalidSubjectName      422  invalid_subject_name
@@ -118,6 +119,12 @@ class PromptRejected(CallerError):
     code = "prompt_rejected"
     status = 422
     default_cure = "Ask for something else, or ask whoever runs this deployment for the words that it blocks."
+
+
+class GenerationEnded(CallerError):
+    code = "generation_ended"
+    status = 409
+    default_cure = "There is nothing left to cancel: GET the generation to see how it ended."
 
 
 class IdempotencyConflict(CallerError):

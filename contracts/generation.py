@@ -188,12 +188,24 @@ class PictureRequest(_Strict):
         return Sampling(**{**defaults.model_dump(exclude_none=True), **named})
 
 
+def _check_mixture(subject: str | None, mix: list[MixedSubject]) -> None:
+    named = [subject, *(other.subject for other in mix)]
+    twice = [name for name in dict.fromkeys(named) if name is not None and named.count(name) > 1]
+    if twice:
+        raise ValueError(f"mix: {twice[0]} is in the picture twice")
+
+
 class GenerationRequest(PictureRequest):
     """Body of POST /v1/generations."""
 
     subject: SubjectName = Field(description="Whom to draw; see GET /v1/subjects.")
     version: Version | None = Field(None, description="A published version of the subject; default: the promoted one.")
     format: PictureFormat = Field("png", description="Of the files: png and webp without loss, jpeg smaller.")
+
+    @model_validator(mode="after")
+    def _nobody_is_mixed_twice(self) -> Self:
+        _check_mixture(self.subject, self.mix)
+        return self
 
 
 class InferencePayload(PictureRequest):
@@ -206,6 +218,7 @@ class InferencePayload(PictureRequest):
     def _all_belongs_to_a_subject(self) -> Self:
         if self.subject is None and (self.version is not None or self.mix):
             raise ValueError("subject: is missing beside version or mix")
+        _check_mixture(self.subject, self.mix)
         return self
 
 
@@ -232,7 +245,8 @@ class PictureSource(BaseModel):
     kept_days: int = KEEP_SOURCES_DAYS
 
 
-GenerationStatus = Literal["queued", "succeeded", "failed", "expired"]
+GenerationStatus = Literal["queued", "succeeded", "failed", "expired", "cancelled"]
+MOST_COUNTED_POSITIONS = 100
 
 
 class Picture(BaseModel):
@@ -258,5 +272,10 @@ class Generation(BaseModel):
     created_at: datetime
     finished_at: datetime | None = None
     images: list[Picture] = []
+    queue_position: int | None = Field(
+        None,
+        description="While queued: how many older requests the same endpoint has not answered yet, those that it works "
+        f"on included; {MOST_COUNTED_POSITIONS} stands for more too.",
+    )
     timings: GenerationTimings = GenerationTimings()
     error: ErrorReport | None = None

@@ -205,6 +205,11 @@ def drawn_item(subject: str, generation_id: str) -> TableKey:
     return TableKey(f"SUBJECT#{subject}", f"GENERATION#{generation_id}")
 
 
+def waiting_item(endpoint_name: str, created_at: str, generation_id: str) -> TableKey:
+    """Says that an endpoint owes an answer. Times of one format, so that the keys are in the order of the requests."""
+    return TableKey(f"ENDPOINT#{endpoint_name}", f"QUEUED#{created_at}#{generation_id}")
+
+
 def wanted_classes_item(subject: str, image_set: str) -> TableKey:
     """Says that the subject's training uses the set of class pictures."""
     return TableKey(f"SUBJECT#{subject}", f"CLASS_IMAGES#{image_set}")

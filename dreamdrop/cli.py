@@ -230,10 +230,25 @@ def generate_command(
     if source:
         with timed(stderr, f"Uploading {source}"):
             request = request.model_copy(update={"source_image": client.upload_source(source)})
-    with timed(stderr, "Drawing"):
-        generation = client.wait_for_generation(client.generate(request).id)
+    accepted = client.generate(request)
+    with timed(stderr, f"Drawing {accepted.id}"):
+        generation = client.wait_for_generation(accepted.id)
     for path in client.save_images(generation, out):
         say(str(path))
+
+
+@app.command("cancel")
+def cancel_command(
+    generation: Annotated[str, typer.Argument(help="Its id, as `generate` and the API tell it.")],
+    aws: Aws = False,
+    prefix: Prefix = "dreamdrop",
+    region: Region = None,
+) -> None:
+    """Cancels a request for pictures that is still queued. Its pictures, if they are drawn nevertheless, are thrown away.
+
+    Example:  dreamdrop cancel 4f2c…
+    """
+    say(f"{Client(deployment_of(aws, prefix, region)).cancel(generation).id} is cancelled.")
 
 
 def _mixed(text: str) -> dict[str, str]:

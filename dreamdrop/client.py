@@ -38,6 +38,14 @@ class StillRunning(DreamdropError):
     default_cure = "The work goes on; wait again, or look at it with: dreamdrop subjects"
 
 
+class GenerationCancelled(DreamdropError):
+    """Somebody cancelled what is waited for."""
+
+    code = "generation_cancelled"
+    status = 409
+    default_cure = "Ask again; with an Idempotency-Key of your own, use a new one."
+
+
 class NotTaken(DreamdropError):
     """Files lie in the bucket, but no run began."""
 
@@ -166,6 +174,10 @@ class Client:
         """GET /v1/generations/{id}. Raises UnknownGeneration."""
         return Generation.model_validate(self._api.call("GET", f"/v1/generations/{quote(generation_id, safe='')}"))
 
+    def cancel(self, generation_id: str) -> Generation:
+        """DELETE /v1/generations/{id}. Raises UnknownGeneration, GenerationEnded."""
+        return Generation.model_validate(self._api.call("DELETE", f"/v1/generations/{quote(generation_id, safe='')}"))
+
     def wait_for_generation(
         self,
         generation_id: str,
@@ -217,6 +229,8 @@ def _info_last(files: list[Path], info: Path) -> Iterator[Path]:
 
 
 def _generation_error(generation: Generation) -> DreamdropError:
+    if generation.status == "cancelled":
+        return GenerationCancelled(f"Generation {generation.id} was cancelled.")
     if generation.error is not None:
         return error_from(generation.error)
     return GenerationFailed(f"Generation {generation.id} ended as {generation.status} and recorded no reason.")

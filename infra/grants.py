@@ -10,6 +10,8 @@ from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
+from contracts.storage import waiting_item
+
 SCALING_SERVICE = "sagemaker.application-autoscaling.amazonaws.com"
 SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
 
@@ -74,6 +76,17 @@ def keep_rows(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
 def remove_rows(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
     keep_rows(table, grantee)
     table.grant(grantee, "dynamodb:DeleteItem")
+
+
+def leave_lines(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
+    """Of requests that wait for an endpoint: the rows of those partitions and of no others may be deleted."""
+    grantee.grant_principal.add_to_principal_policy(
+        iam.PolicyStatement(
+            actions=["dynamodb:DeleteItem"],
+            resources=[table.table_arn],
+            conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [waiting_item("*", "", "").pk]}},
+        )
+    )
 
 
 def pass_to_sagemaker(role: iam.IRole, grantee: iam.IGrantable) -> None:

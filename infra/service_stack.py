@@ -36,7 +36,15 @@ from infra.constructs.removal import Removal
 from infra.constructs.subject_deletion import SubjectDeletion
 from infra.constructs.training_pipeline import TrainingPipeline
 from infra.data_stack import DataStack
-from infra.grants import erase_objects, keep_rows, list_objects, read_objects, remove_rows, write_objects
+from infra.grants import (
+    erase_objects,
+    keep_rows,
+    leave_lines,
+    list_objects,
+    read_objects,
+    remove_rows,
+    write_objects,
+)
 from infra.settings import Settings
 
 
@@ -105,6 +113,8 @@ class ServiceStack(Stack):
             api.function,
         ):
             keep_rows(table, function)
+        for function in (hosting.record_generation, api.function):
+            leave_lines(table, function)
         for function in (intake.take_dataset, states.tell_ready, states.tell_failed, training.close_execution):
             subject_topic.grant_publish(function)
 
@@ -134,7 +144,14 @@ class ServiceStack(Stack):
         read_objects(bucket, hosting.record_generation, f"{INFERENCE}*")
         write_objects(bucket, hosting.record_generation, f"{GENERATIONS}*")
 
-        read_objects(bucket, api.function, f"{GENERATIONS}*", f"{CHECKPOINTS}*/{PROGRESS}", f"{MODELS}*/{MANIFEST}")
+        read_objects(
+            bucket,
+            api.function,
+            f"{GENERATIONS}*",
+            f"{CHECKPOINTS}*/{PROGRESS}",
+            f"{MODELS}*/{MANIFEST}",
+            f"{SOURCES}*",  # whether it is there
+        )
         write_objects(bucket, api.function, f"{SOURCES}*")
         hosting.endpoints.draw(api.function)
 

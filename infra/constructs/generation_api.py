@@ -1,4 +1,4 @@
-"""The HTTP API: six routes for callers with AWS credentials, and the page and the contract for everybody."""
+"""The HTTP API: seven routes for callers with AWS credentials, and the page and the contract for everybody."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from infra.settings import Settings, Throttling
 SIGNED_ROUTES = (
     (apigateway.HttpMethod.POST, "/v1/generations"),
     (apigateway.HttpMethod.GET, "/v1/generations/{id}"),
+    (apigateway.HttpMethod.DELETE, "/v1/generations/{id}"),
     (apigateway.HttpMethod.POST, "/v1/sources"),
     (apigateway.HttpMethod.GET, "/v1/subjects"),
     (apigateway.HttpMethod.GET, "/v1/subjects/{subject}"),

@@ -47,6 +47,15 @@ class DataBucket:
                     modified = item["LastModified"].astimezone(UTC)
                     yield StoredObject(item["Key"], item["ETag"].strip('"'), item["Size"], modified)
 
+    def exists(self, key: str) -> bool:
+        try:
+            self._s3.head_object(Bucket=self.name, Key=key)
+        except ClientError as error:
+            if error_code(error) in _ABSENT:
+                return False
+            raise
+        return True
+
     def count(self, prefix: str) -> int:
         return sum(1 for _ in self.list(prefix))
 

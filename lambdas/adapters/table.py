@@ -14,7 +14,12 @@ from botocore.exceptions import ClientError
 
 from contracts.artifact import PromotedVersion
 from contracts.errors import ErrorReport
-from contracts.generation import KEEP_GENERATIONS_DAYS, GenerationTimings
+from contracts.generation import (
+    KEEP_GENERATIONS_DAYS,
+    MOST_COUNTED_POSITIONS,
+    GenerationStatus,
+    GenerationTimings,
+)
 from contracts.pipeline import DatasetTaken, Deletion, Quote, Run, RunStatus, Stage, Subject
 from contracts.storage import (
     ALL_SUBJECTS,
@@ -25,10 +30,11 @@ from contracts.storage import (
     generation_item,
     run_item,
     subject_item,
+    waiting_item,
     wanted_classes_item,
 )
 from lambdas.adapters.clients import error_code
-from lambdas.domain.generations import GenerationRow
+from lambdas.domain.generations import LONGEST_WAIT, GenerationRow, deadline
 
 _SECONDS_A_DAY = 86400
 
@@ -240,7 +246,8 @@ def _run(item: dict[str, Any]) -> Run:
 
 
 class Generations(_Rows):
-    """pk GENERATION#<id>, sk META; `expires_at` is the table's time to live."""
+    """pk GENERATION#<id>, sk META; `expires_at` is the table's time to live. While one is queued, a row under pk
+    ENDPOINT#<endpoint> says so."""
 
     def create(self, row: GenerationRow) -> bool:
         """With what finds it by its subjects, in one transaction. False if a generation of this id exists."""
@@ -260,7 +267,12 @@ class Generations(_Rows):
             for subject in row.subjects
         ]
         name = self._table.name
-        puts: list[dict[str, Any]] = [{"Put": {"TableName": name, "Item": one}} for one in (item, *drawn)]
+        waiting = []
+        if row.endpoint_name is not None:
+            key = _waiting_key_of(row, row.endpoint_name)
+            gone = int(deadline(row.created_at).timestamp())
+            waiting.append({**key._asdict(), "generation_id": row.id, "expires_at": gone})
+        puts: list[dict[str, Any]] = [{"Put": {"TableName": name, "Item": one}} for one in (item, *drawn, *waiting)]
         puts[0]["Put"]["ConditionExpression"] = "attribute_not_exists(pk)"
         try:
             self._table.meta.client.transact_write_items(TransactItems=puts)
@@ -286,25 +298,62 @@ class Generations(_Rows):
         self._update(generation_item(generation_id), {"answers": keys}, Attr("pk").exists())
 
     def succeed(
-        self, generation_id: str, finished_at: datetime, images: list[str], seeds: list[int], timings: GenerationTimings
+        self,
+        row: GenerationRow,
+        finished_at: datetime,
+        images: list[str],
+        seeds: list[int],
+        timings: GenerationTimings,
     ) -> bool:
         ending = {"images": images, "seeds": seeds, "timings": timings.model_dump()}
-        return self._finish(generation_id, "succeeded", finished_at, ending)
+        return self._finish(row, "succeeded", finished_at, ending)
 
-    def fail(self, generation_id: str, finished_at: datetime, report: ErrorReport) -> bool:
-        status = "expired" if report.code == "generation_expired" else "failed"
-        return self._finish(generation_id, status, finished_at, {"error": report.model_dump()})
+    def fail(self, row: GenerationRow, finished_at: datetime, report: ErrorReport) -> bool:
+        status: GenerationStatus = "expired" if report.code == "generation_expired" else "failed"
+        return self._finish(row, status, finished_at, {"error": report.model_dump()})
 
-    def _finish(self, generation_id: str, status: str, finished_at: datetime, ending: dict[str, Any]) -> bool:
-        """False if it had ended before, or is not known: the first ending counts."""
-        values = {"status": status, "ending": json.dumps({**ending, "finished_at": finished_at.isoformat()})}
-        return self._update(generation_item(generation_id), values, Attr("status").eq("queued"))
+    def cancel(self, row: GenerationRow, finished_at: datetime) -> bool:
+        return self._finish(row, "cancelled", finished_at, {})
+
+    def _finish(
+        self, row: GenerationRow, status: GenerationStatus, finished_at: datetime, ending: dict[str, Any]
+    ) -> bool:
+        """In one transaction with leaving the line. False if it had ended before, or is not known: the first ending
+        counts."""
+        name = self._table.name
+        update = {
+            "TableName": name,
+            "Key": generation_item(row.id)._asdict(),
+            "UpdateExpression": "SET #status = :status, ending = :ending",
+            "ConditionExpression": "#status = :queued",
+            "ExpressionAttributeNames": {"#status": "status"},
+            "ExpressionAttributeValues": {
+                ":status": status,
+                ":ending": json.dumps({**ending, "finished_at": finished_at.isoformat()}),
+                ":queued": "queued",
+            },
+        }
+        writes: list[dict[str, Any]] = [{"Update": update}]
+        if row.endpoint_name is not None:
+            key = _waiting_key_of(row, row.endpoint_name)
+            writes.append({"Delete": {"TableName": name, "Key": key._asdict()}})
+        try:
+            self._table.meta.client.transact_write_items(TransactItems=writes)
+        except ClientError as error:
+            ended = (self._get(generation_item(row.id)) or {}).get("status") != "queued"
+            if error_code(error) == "TransactionCanceledException" and ended:
+                return False
+            raise
+        return True
 
     def forget(self, generation_id: str) -> list[str]:
         """Leaves the id only, so that a picture that is still to come is known as one that nobody may have.
 
         Returns the keys of the endpoint's own files. Safe to repeat.
         """
+        row = self.get(generation_id)
+        if row is not None and row.endpoint_name is not None:
+            self._table.delete_item(Key=_waiting_key_of(row, row.endpoint_name)._asdict())
         try:
             answer = self._table.update_item(
                 Key=generation_item(generation_id)._asdict(),
@@ -320,9 +369,39 @@ class Generations(_Rows):
             raise
         return [str(key) for key in answer["Attributes"].get("answers", [])]
 
-    def is_forgotten(self, generation_id: str) -> bool:
+    def is_unwanted(self, generation_id: str) -> bool:
+        """Nobody may have its pictures: it was cancelled, or one of its subjects was deleted."""
         item = self._get(generation_item(generation_id))
-        return item is not None and item["status"] == "forgotten"
+        return item is not None and item["status"] in ("forgotten", "cancelled")
+
+    def position(self, row: GenerationRow, now: datetime) -> int | None:
+        """How many older requests its endpoint has not answered, up to a limit. None if that is not known."""
+        if row.endpoint_name is None:
+            return None
+        start, end = _waiting_key(row.endpoint_name, now - LONGEST_WAIT), _waiting_key_of(row, row.endpoint_name)
+        answer = self._table.query(
+            KeyConditionExpression=Key("pk").eq(start.pk) & Key("sk").between(start.sk, end.sk),
+            Select="COUNT",
+            Limit=MOST_COUNTED_POSITIONS + 1,
+            ConsistentRead=True,
+        )
+        return max(int(answer["Count"]) - 1, 0)  # without itself
+
+    def waiting(self, endpoint_name: str, now: datetime) -> Iterator[GenerationRow]:
+        """The requests to which the endpoint owes an answer, oldest first."""
+        oldest = _waiting_key(endpoint_name, now - LONGEST_WAIT)
+        for item in self._starting(TableKey(oldest.pk, "")):
+            row = self.get(item["generation_id"]) if item["sk"] >= oldest.sk else None
+            if row is not None and row.status == "queued":
+                yield row
+
+
+def _waiting_key(endpoint_name: str, at: datetime, generation_id: str = "") -> TableKey:
+    return waiting_item(endpoint_name, at.astimezone(UTC).isoformat(timespec="microseconds"), generation_id)
+
+
+def _waiting_key_of(row: GenerationRow, endpoint_name: str) -> TableKey:
+    return _waiting_key(endpoint_name, row.created_at, row.id)
 
 
 class Deletions(_Rows):

@@ -18,6 +18,7 @@ from contracts.environment import ApiEnvironment
 from contracts.errors import (
     DreamdropError,
     EndpointBusy,
+    GenerationEnded,
     GenerationFailed,
     IdempotencyConflict,
     InvalidRequest,
@@ -66,10 +67,11 @@ def draw() -> Response[str]:
         status="queued",
         subject=request.subject,
         version=version,
+        endpoint_name=endpoint,
         request=request,
         created_at=datetime.now(UTC),
     )
-    if len(_body_of(row).encode()) > MAX_PAYLOAD_BYTES:
+    if len(row.body().encode()) > MAX_PAYLOAD_BYTES:
         raise InvalidRequest("prompt, negative_prompt: together they are too long.")
     generations = Generations(env.table_name)
     if not generations.create(row):
@@ -89,12 +91,24 @@ def offer_source() -> Response[str]:
 
 @app.get("/v1/generations/<generation_id>")
 def fetch(generation_id: str) -> Response[str]:
-    owner = _owner()
-    known = re.fullmatch(GENERATION_PATTERN, generation_id)
-    row = Generations(environment(ApiEnvironment).table_name).get(generation_id) if known else None
-    if row is None or row.owner != owner:  # another owner's id is as good as none
-        raise UnknownGeneration(f"There is no generation {generation_id[:64]!r} of yours.")
-    return _json(200, _view(row.as_of(datetime.now(UTC))))
+    generations = Generations(environment(ApiEnvironment).table_name)
+    now = datetime.now(UTC)
+    row = _generation(generations, generation_id).as_of(now)
+    position = generations.position(row, now) if row.status == "queued" else None
+    return _json(200, _view(row).model_copy(update={"queue_position": position}))
+
+
+@app.delete("/v1/generations/<generation_id>")
+def cancel(generation_id: str) -> Response[str]:
+    """Whether it is drawn nevertheless is the endpoint's affair: nobody will have the pictures."""
+    generations = Generations(environment(ApiEnvironment).table_name)
+    now = datetime.now(UTC)
+    row = _generation(generations, generation_id)
+    generations.cancel(row, now)
+    ended = _generation(generations, generation_id)
+    if ended.status != "cancelled":
+        raise GenerationEnded(f"The generation {generation_id} is {ended.status}.")
+    return _json(200, _view(ended))
 
 
 @app.get("/v1/subjects")
@@ -150,6 +164,15 @@ def _owner() -> str:
     return owner
 
 
+def _generation(generations: Generations, generation_id: str) -> GenerationRow:
+    """One of the caller's own: another owner's id is as good as none. Raises UnknownGeneration."""
+    owner = _owner()
+    row = generations.get(generation_id) if re.fullmatch(GENERATION_PATTERN, generation_id) else None
+    if row is None or row.owner != owner:
+        raise UnknownGeneration(f"There is no generation {generation_id[:64]!r} of yours.")
+    return row
+
+
 def _parse_body() -> GenerationRequest:
     try:
         body = app.current_event.json_body
@@ -179,13 +202,13 @@ def _replayed(generations: Generations, generation_id: str, asked: GenerationReq
 
 def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> GenerationRow:
     try:
-        hosting.submit(endpoint, row.id, _body_of(row), answer_type(row.request.format))
+        hosting.submit(endpoint, row.id, row.body(), answer_type(row.request.format))
     except (ClientError, BotoCoreError) as error:
         logger.exception("the endpoint did not accept the request")
         if is_transient(error):  # the row stays queued and unsubmitted: a retry with the same key submits it
             raise EndpointBusy("The endpoint does not accept requests at the moment.") from error
         failed = _why_refused(endpoint)
-        generations.fail(row.id, datetime.now(UTC), failed.report)
+        generations.fail(row, datetime.now(UTC), failed.report)
         raise failed from error
     generations.mark_submitted(row.id)
     metrics.add_metric(name=GENERATIONS_ACCEPTED, unit="Count", value=row.request.images)
@@ -202,11 +225,6 @@ def _why_refused(endpoint: str) -> DreamdropError:
             "The endpoint of this subject has been removed.", "Train a subject of its base model: that makes it again."
         )
     return GenerationFailed("The endpoint did not accept the request.")
-
-
-def _body_of(row: GenerationRow) -> str:
-    """Without what is left open: an endpoint of before the last deployment refuses fields that it does not know."""
-    return row.payload().model_dump_json(exclude_defaults=True)
 
 
 def _view(row: GenerationRow) -> Generation:

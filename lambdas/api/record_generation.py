@@ -32,9 +32,9 @@ def end(record: SQSRecord) -> None:
     output = _own(bucket, notice.responseParameters.outputLocation, INFERENCE_OUTPUT)
     explanation = _own(bucket, notice.responseParameters.failureLocation, INFERENCE_FAILURE)
     row = generations.get(notice.inferenceId)
-    if row is not None:
+    if row is not None and row.status != "cancelled":
         _end(bucket, generations, row, notice, output, explanation)
-    if generations.is_forgotten(notice.inferenceId):  # its subject was deleted before, or just now
+    if generations.is_unwanted(notice.inferenceId):  # for long, or just now
         for prefix in (generation_prefix(notice.inferenceId), output, explanation):
             if prefix:
                 bucket.erase(prefix)
@@ -58,7 +58,7 @@ def _end(
         return
     told = (bucket.read(explanation) if explanation else None) or b""
     report = failure([told.decode(errors="replace"), notice.failureReason or ""])
-    if generations.fail(row.id, finished_at, report):
+    if generations.fail(row, finished_at, report):
         logger.warning("generation failed", extra={"report": report.model_dump()})
         metrics.add_metric(name=GENERATIONS_FAILED, unit="Count", value=1)
 
@@ -72,14 +72,14 @@ def _succeed(
     finished_at: datetime,
 ) -> None:
     if not answer.generated_images:
-        generations.fail(row.id, finished_at, GenerationFailed("The endpoint made no picture.").report)
+        generations.fail(row, finished_at, GenerationFailed("The endpoint made no picture.").report)
         return
     form = row.request.format
     keys = [image_key(row.id, index, form) for index in range(len(answer.generated_images))]
     for key, image, seed in zip(keys, answer.generated_images, answer.seeds, strict=True):
         bucket.write(key, base64.b64decode(image, validate=True), media_type(form), row.metadata(seed))
     spent = timings(notice.total_ms, answer.timings.load_ms, answer.timings.compute_ms)
-    if generations.succeed(row.id, finished_at, keys, answer.seeds, spent):
+    if generations.succeed(row, finished_at, keys, answer.seeds, spent):
         metrics.add_metric(name=PICTURES_MADE, unit="Count", value=len(keys))
         metrics.add_metric(name=SECONDS_QUEUED, unit="Seconds", value=(spent.queued_ms or 0) / 1000)
 

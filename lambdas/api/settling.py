@@ -19,7 +19,7 @@ class Settled(NamedTuple):
 
 def settle(asked: GenerationRequest, owner: str, subjects: Subjects, bucket: DataBucket) -> Settled:
     """Raises InvalidRequest, UnknownSubject or SubjectNotReady."""
-    if asked.source_image is not None and not asked.source_image.startswith(source_prefix(owner)):
+    if asked.source_image is not None and not _is_uploaded(asked.source_image, owner, bucket):
         raise InvalidRequest("source_image: there is no such picture of yours.", "Upload it; see POST /v1/sources.")
     first = _hosted(subjects, asked.subject)
     version = _version(bucket, first, asked.version)
@@ -34,6 +34,10 @@ def settle(asked: GenerationRequest, owner: str, subjects: Subjects, bucket: Dat
             )
         mix.append(other.model_copy(update={"version": _version(bucket, hosted, other.version)}))
     return Settled(first.endpoint_name, version, asked.model_copy(update={"version": version, "mix": mix}))
+
+
+def _is_uploaded(key: str, owner: str, bucket: DataBucket) -> bool:
+    return key.startswith(source_prefix(owner)) and bucket.exists(key)
 
 
 def _hosted(subjects: Subjects, name: str) -> Hosted:

@@ -34,6 +34,7 @@ class GenerationRow(BaseModel):
     status: GenerationStatus
     subject: str
     version: str
+    endpoint_name: str | None = Field(None, description="Who is asked; rows of former deployments do not tell.")
     request: GenerationRequest
     created_at: datetime
     submitted: bool = False
@@ -53,6 +54,10 @@ class GenerationRow(BaseModel):
     def payload(self) -> InferencePayload:
         drawn = self.request.model_dump(exclude={"format"})
         return InferencePayload.model_validate({**drawn, "version": self.version})
+
+    def body(self) -> str:
+        """Without what is left open: an endpoint of before the last deployment refuses fields that it does not know."""
+        return self.payload().model_dump_json(exclude_defaults=True)
 
     @property
     def subjects(self) -> list[str]:
@@ -93,8 +98,11 @@ def asks_the_same(repeated: GenerationRequest, first: GenerationRequest) -> bool
     return repeated.model_copy(update=chosen) == first
 
 
+LONGEST_WAIT = timedelta(seconds=REQUEST_TTL_SECONDS + INVOCATION_TIMEOUT_SECONDS + SLACK_SECONDS)
+
+
 def deadline(created_at: datetime) -> datetime:
-    return created_at + timedelta(seconds=REQUEST_TTL_SECONDS + INVOCATION_TIMEOUT_SECONDS + SLACK_SECONDS)
+    return created_at + LONGEST_WAIT
 
 
 def id_of(owner: str, idempotency_key: str) -> str:

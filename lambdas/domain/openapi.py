@@ -37,7 +37,7 @@ def document() -> dict[str, Any]:
         "security": [{"sigv4": []}],
         "paths": {
             "/v1/generations": {"post": _draw()},
-            "/v1/generations/{id}": {"get": _get("One generation", _ref(Generation), "id")},
+            "/v1/generations/{id}": {"get": _get("One generation", _ref(Generation), "id"), "delete": _cancel()},
             "/v1/sources": {"post": _offer_source()},
             "/v1/subjects": {"get": _get("Every subject", subjects)},
             "/v1/subjects/{subject}": {
@@ -98,6 +98,15 @@ def _offer_source() -> dict[str, Any]:
         "summary": "Ask where to upload a picture that others start from",
         "description": f"For the field source_image. At most {megabytes} MiB; kept {KEEP_SOURCES_DAYS} days.",
         "responses": {"201": _answer("Where to upload", _ref(PictureSource)), **_errors()},
+    }
+
+
+def _cancel() -> dict[str, Any]:
+    return {
+        "summary": "Cancel a generation that is queued",
+        "description": "Pictures that are drawn nevertheless are thrown away. Safe to repeat.",
+        "parameters": [_path_parameter("id")],
+        "responses": {"200": _answer("It is cancelled", _ref(Generation)), **_errors()},
     }
 
 

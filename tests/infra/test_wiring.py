@@ -13,7 +13,7 @@ from infra.settings import LOCAL, PRODUCTION
 from tests.infra.synthesis import Synthesis
 
 SIGNED = {
-    *("POST /v1/generations", "GET /v1/generations/{id}", "POST /v1/sources"),
+    *("POST /v1/generations", "GET /v1/generations/{id}", "DELETE /v1/generations/{id}", "POST /v1/sources"),
     *("GET /v1/subjects", "GET /v1/subjects/{subject}", "DELETE /v1/subjects/{subject}"),
 }
 OPEN = {"GET /", "GET /v1/openapi.json"}

@@ -176,7 +176,8 @@ def test_a_prompt_becomes_pictures(account: Account, context: Context, endpoint:
     assert account.get(key) == photo()
 
 
-def test_every_field_of_the_request_reaches_the_container(endpoint: Endpoint, api: Api) -> None:
+def test_every_field_of_the_request_reaches_the_container(account: Account, endpoint: Endpoint, api: Api) -> None:
+    account.put(source_prefix(ARTIST) + "0" * 32, photo())
     asked = {
         "subject": "dog", "prompt": ["a", "b"], "negative_prompt": ["c", "d"], "width": 64, "height": 72, "seed": 3,
         "num_images_per_prompt": 2, "num_inference_steps": 9, "guidance_scale": 3.5, "scheduler": "euler_a",
@@ -244,6 +245,83 @@ def test_the_source_picture_of_another_owner_does_not_exist(endpoint: Endpoint, 
     assert endpoint.requests == []
 
 
+def test_a_source_picture_that_was_never_uploaded_does_not_exist(endpoint: Endpoint, api: Api) -> None:
+    offered = api.call("POST", "/v1/sources")[1]["source_image"]
+    status, body = api.draw(ASK | {"source_image": offered})
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert "source_image" in body["error"]["cause"]
+    assert endpoint.requests == []
+
+
+@pytest.mark.parametrize("mix", [["dog"], ["cat", "cat"]])
+def test_nobody_is_in_a_picture_twice(endpoint: Endpoint, api: Api, mix: list[str]) -> None:
+    status, body = api.draw(ASK | {"mix": [{"subject": name} for name in mix]})
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert f"{mix[0]} is in the picture twice" in body["error"]["cause"]
+
+
+def queue_position(api: Api, generation_id: str) -> Any:
+    return api.call("GET", f"/v1/generations/{generation_id}")[1]["queue_position"]
+
+
+def test_who_waits_is_told_how_many_are_before(
+    account: Account, context: Context, endpoint: Endpoint, api: Api
+) -> None:
+    host("cat", base_model="other")
+    first, second, third = (api.draw(ASK | {"seed": seed})[1]["id"] for seed in range(3))
+    elsewhere = api.draw(ASK | {"subject": "cat"})[1]["id"]
+    assert [queue_position(api, one) for one in (first, second, third, elsewhere)] == [0, 1, 2, 0]
+    finish(account, context, first, [0, 1])
+    assert api.call("DELETE", f"/v1/generations/{second}")[0] == 200
+    assert [queue_position(api, one) for one in (first, second, third)] == [None, None, 0]
+    assert waiting_rows() == 2
+
+
+def waiting_rows() -> int:
+    found = clients.client("dynamodb").scan(TableName=TABLE)["Items"]
+    return sum(item["pk"]["S"].startswith("ENDPOINT#") for item in found)
+
+
+def test_a_cancelled_request_stays_cancelled_and_its_pictures_are_thrown_away(
+    account: Account, context: Context, endpoint: Endpoint, api: Api
+) -> None:
+    accepted = api.draw(ASK)[1]["id"]
+    for _ in range(2):
+        status, body = api.call("DELETE", f"/v1/generations/{accepted}")
+        assert (status, body["status"]) == (200, "cancelled")
+        assert body["finished_at"]
+    finish(account, context, accepted, [7, 8])
+    assert account.keys("generations/") == account.keys("inference/") == []
+    assert api.call("GET", f"/v1/generations/{accepted}")[1]["status"] == "cancelled"
+
+
+def test_a_request_that_is_cancelled_while_it_is_recorded_keeps_no_pictures(
+    account: Account, context: Context, endpoint: Endpoint, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = api.draw(ASK)[1]["id"]
+    write = DataBucket.write
+
+    def write_and_be_cancelled(bucket: DataBucket, *arguments: Any) -> None:
+        write(bucket, *arguments)
+        api.call("DELETE", f"/v1/generations/{accepted}")
+
+    monkeypatch.setattr(DataBucket, "write", write_and_be_cancelled)
+    finish(account, context, accepted, [7, 8])
+    assert account.keys("generations/") == account.keys("inference/") == []
+
+
+def test_only_the_owner_cancels_and_only_what_is_queued(
+    account: Account, context: Context, endpoint: Endpoint, api: Api
+) -> None:
+    accepted = api.draw(ASK)[1]["id"]
+    path = f"/v1/generations/{accepted}"
+    assert api.call("DELETE", path, owner=ARTIST + "2")[0] == 404
+    finish(account, context, accepted, [7, 8])
+    status, body = api.call("DELETE", path)
+    assert (status, body["error"]["code"]) == (409, "generation_ended")
+    assert api.call("GET", path)[1]["status"] == "succeeded"
+
+
 def test_a_version_may_be_named_and_must_have_been_published(account: Account, endpoint: Endpoint, api: Api) -> None:
     status, body = api.draw(ASK | {"version": OLDER})
     assert (status, body["error"]["code"]) == (404, "unknown_subject")
@@ -281,7 +359,7 @@ def test_mixed_subjects_reach_the_endpoint_with_their_versions(account: Account,
     [
         ({"subject": "fox"}, "unknown_subject", "fox"),
         ({"subject": "cub"}, "subject_not_ready", "cub"),
-        ({"subject": "cat", "version": OLDER}, "unknown_subject", OLDER),
+        ({"subject": "cow", "version": OLDER}, "unknown_subject", OLDER),
         ({"subject": "elk"}, "invalid_request", "mix"),
     ],
 )
@@ -289,6 +367,7 @@ def test_a_mixture_that_cannot_be_is_refused(
     endpoint: Endpoint, api: Api, other: dict[str, str], code: str, named: str
 ) -> None:
     host("cat")
+    host("cow")
     host("elk", base_model="other")
     Subjects(TABLE).take(DatasetTaken(subject="cub", dataset_id="0" * 12, run_id="cub-0"))
     _, body = api.draw(ASK | {"mix": [{"subject": "cat"}, other]})
@@ -326,6 +405,7 @@ def test_what_was_chosen_for_the_first_request_holds_for_its_repetition(
     account: Account, endpoint: Endpoint, api: Api
 ) -> None:
     host("cat")
+    host("elk", version=OLDER)
     asked = {"subject": "dog", "prompt": "p", "mix": [{"subject": "cat"}]}
     first = api.draw(asked, **{"idempotency-key": "k-1"})[1]
     for subject in ("dog", "cat"):  # trained again meanwhile
@@ -334,7 +414,7 @@ def test_what_was_chosen_for_the_first_request_holds_for_its_repetition(
     assert (status, again) == (202, first)
     assert len(endpoint.requests) == 1
     for different in (
-        asked | {"mix": []}, asked | {"mix": [{"subject": "cat"}, {"subject": "cat"}]}, asked | {"version": OLDER},
+        asked | {"mix": []}, asked | {"mix": [{"subject": "cat"}, {"subject": "elk"}]}, asked | {"version": OLDER},
         asked | {"mix": [{"subject": "cat", "version": OLDER}]}, asked | {"upscale": 2}, asked | {"format": "webp"},
     ):  # fmt: skip
         assert api.draw(different, **{"idempotency-key": "k-1"})[0] == 409, different
