@@ -161,8 +161,8 @@ class Hyperparameters(BaseModel):
     noise_offset: Real = Field(0.0, ge=0, le=1, description="Noise common to a channel: darker darks, lighter lights.")
     aspect_buckets: Flag = Field(False, description="Keep upright and wide photos so, instead of cutting them square.")
     random_flip: Flag = Field(False, description="Also train on mirror images; not for subjects that carry text.")
-    save_steps: Whole = Field(200, ge=1, description="Steps between two checkpoints.")
-    lr_warmup_steps: Whole = Field(0, ge=0)
+    save_steps: Whole = Field(200, ge=1, le=1_000_000, description="Steps between two checkpoints.")
+    lr_warmup_steps: Whole = Field(0, ge=0, le=1_000_000)
     sample_batch_size: Whole = Field(4, ge=1, le=64, description="Class images generated at a time.")
 
     # JumpStart's

@@ -18,6 +18,9 @@ os.environ |= {"POWERTOOLS_SERVICE_NAME": "test", "POWERTOOLS_METRICS_NAMESPACE"
 from contracts.artifact import BaseModelManifest
 from contracts.storage import MANIFEST, base_model_prefix, dataset_prefix
 from lambdas.adapters import clients, configuration
+from tests.strict_requests import StrictRequests
+
+strict_requests = StrictRequests()
 
 REGION = "us-east-1"
 BUCKET = "photos"
@@ -93,11 +96,14 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():
+        strict_requests.watch()
+        strict_requests.refused.clear()
         made = _furnish()
         for name, value in _variables(made).items():
             monkeypatch.setenv(name, value)
         yield made
     configuration._parsed.cache_clear()
+    assert strict_requests.refused == []
 
 
 def _furnish() -> Account:

@@ -655,7 +655,7 @@ def test_page_and_document_are_open_to_all(endpoint: Endpoint, api: Api) -> None
 def test_a_sleeping_endpoint_is_woken(account: Account) -> None:
     sagemaker = boto3.client("sagemaker")
     variant = {"VariantName": "shared", "ModelName": "m", "InstanceType": "ml.g4dn.xlarge", "InitialInstanceCount": 1}
-    sagemaker.create_model(ModelName="m", ExecutionRoleArn="arn:aws:iam::1:role/role-of-the-model")
+    sagemaker.create_model(ModelName="m", ExecutionRoleArn="arn:aws:iam::123456789012:role/role-of-the-model")
     sagemaker.create_endpoint_config(EndpointConfigName="c", ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="c")
     assert hosting.wake("e") is False
