@@ -21,6 +21,7 @@ def parse(arguments: list[str]) -> CloudSettings:
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--no-deploy", action="store_true", help="start with the stacks that are there")
     parser.add_argument("--parent-pid", type=int, help="stop when this process has ended")
+    parser.add_argument("--decisions", type=Path, help="append every IAM decision to this file; with AUTH=true")
     options = parser.parse_args(arguments)
     return CloudSettings(
         cdk_out=options.cdk_out.resolve(),
@@ -29,6 +30,7 @@ def parse(arguments: list[str]) -> CloudSettings:
         region=options.region,
         deploy=not options.no_deploy,
         parent_pid=options.parent_pid,
+        decisions=options.decisions.resolve() if options.decisions else None,
     )
 
 

@@ -66,6 +66,7 @@ def start(
     log: Path | None = None,
     detached: bool = False,
     deploy: bool = True,
+    decisions: Path | None = None,
 ) -> LocalCloudProcess:
     """Starts a local cloud and returns when everything is deployed. It ends with this process unless `detached`.
 
@@ -76,6 +77,7 @@ def start(
     command = [sys.executable, "-m", "dreamdrop.local", "--cdk-out", str(cdk_out.resolve())]
     command += ["--state", str(state.resolve()), "--port", str(port)]
     command += [] if deploy else ["--no-deploy"]
+    command += ["--decisions", str(decisions.resolve())] if decisions else []
     command += [] if detached else ["--parent-pid", str(os.getpid())]
     with log.open("wb") as output:
         process = subprocess.Popen(

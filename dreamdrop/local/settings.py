@@ -28,6 +28,8 @@ class CloudSettings:
     account: str = LOCAL_ACCOUNT
     deploy: bool = True
     parent_pid: int | None = None
+    decisions: Path | None = None
+    """Where every IAM decision is written, with AUTH=true."""
 
     @property
     def endpoint_url(self) -> str:

@@ -116,7 +116,6 @@ def test_sagemaker_is_touched_only_below_the_prefix(production: Synthesis) -> No
 
 
 def test_the_state_machine_may_run_and_stop_training_jobs(production: Synthesis) -> None:
-    """The emulator does not check the machine's own role, so this test does."""
     own = [one for name, one in allowances(production) if name.startswith("TrainingMachineRole")]
     actions = {action for one in own for action in listed(one["Action"])}
     assert {f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")} <= actions

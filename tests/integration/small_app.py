@@ -62,6 +62,8 @@ if todo == "wait":
 """
 DOCKERFILE = 'FROM scratch\nWORKDIR /opt/program\nCOPY train.py ./\nENTRYPOINT ["python", "/opt/program/train.py"]\n'
 
+JOB_VERBS = ("Create", "Describe", "Stop")
+
 MACHINE: dict[str, Any] = {
     "QueryLanguage": "JSONata",
     "StartAt": "Route",
@@ -75,6 +77,7 @@ MACHINE: dict[str, Any] = {
                 {"Condition": "{% $states.input.kind = 'vague' ? 'yes' : false %}", "Next": "Slow"},
                 {"Condition": "{% $states.input.kind = 'call' %}", "Next": "Call"},
                 {"Condition": "{% $states.input.kind = 'train' %}", "Next": "Train"},
+                {"Condition": "{% $states.input.kind = 'overstep' %}", "Next": "Overstep"},
             ],
             "Default": "Work",
         },
@@ -89,6 +92,12 @@ MACHINE: dict[str, Any] = {
             "Type": "Task",
             "Resource": "arn:aws:states:::aws-sdk:sagemaker:listTrainingJobs",
             "Arguments": "{% $states.input.request %}",
+            "Next": "Done",
+        },
+        "Overstep": {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::lambda:invoke",
+            "Arguments": {"FunctionName": "small-overstep"},
             "Next": "Done",
         },
         "Work": {
@@ -138,6 +147,21 @@ def function(name: str, *actions: str) -> dict[str, Any]:
             Environment={"Variables": {"TABLE": {"Ref": "Table"}}},
         ),
     }
+
+
+def machine_role() -> dict[str, Any]:
+    """May do all of its tasks but one, and stop what it starts."""
+    actions = ["lambda:InvokeFunction", "iam:PassRole", *(f"sagemaker:{verb}TrainingJob" for verb in JOB_VERBS)]
+    trust = {"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    policies = [
+        {"Effect": "Allow", "Action": actions, "Resource": "*"},
+        {"Effect": "Deny", "Action": "lambda:InvokeFunction", "Resource": "*:function:small-overstep"},
+    ]
+    return resource(
+        "IAM::Role",
+        AssumeRolePolicyDocument={"Version": "2012-10-17", "Statement": [trust]},
+        Policies=[{"PolicyName": "may", "PolicyDocument": {"Version": "2012-10-17", "Statement": policies}}],
+    )
 
 
 def resource(kind: str, **properties: Any) -> dict[str, Any]:
@@ -201,8 +225,9 @@ def service_template() -> dict[str, Any]:
             "StepFunctions::StateMachine",
             StateMachineName="small-machine",
             DefinitionString=json.dumps(MACHINE),
-            RoleArn=attribute("workRole"),
+            RoleArn=attribute("MachineRole"),
         ),
+        "MachineRole": machine_role(),
     }
     return {
         "Parameters": {

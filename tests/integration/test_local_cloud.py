@@ -75,8 +75,9 @@ class Machine:
         body = json.dumps({"kind": kind, "name": name, **more})
         return str(self._states.start_execution(stateMachineArn=self._arn, name=name, input=body)["executionArn"])
 
-    def train(self, name: str, todo: str, role: str) -> str:
+    def train(self, name: str, todo: str, role: str, **more: Any) -> str:
         job = {
+            **more,
             "TrainingJobName": name,
             "RoleArn": role,
             "AlgorithmSpecification": {"TrainingImage": "repository:painter", "TrainingInputMode": "File"},
@@ -226,6 +227,15 @@ def test_a_function_may_do_only_what_its_role_allows(deployment: Deployment) -> 
     answer = deployment.client("lambda").invoke(FunctionName="small-overstep")["Payload"].read()
     assert b"AccessDenied" in answer
     assert b"sagemaker:ListTrainingJobs" in answer
+
+
+def test_a_state_may_do_only_what_the_role_of_its_machine_allows(machine: Machine, role: str) -> None:
+    ended = machine.end(machine.start("overstep"))
+    assert ended["error"] == "Lambda.AWSLambdaException"
+    assert "is not authorized to perform: lambda:InvokeFunction" in ended["cause"]
+    ended = machine.end(machine.train("job-tagged", "finish", role, Tags=[{"Key": "k", "Value": "v"}]))
+    assert ended["error"] == "SageMaker.AmazonSageMakerException"
+    assert "is not authorized to perform: sagemaker:AddTags" in ended["cause"]
 
 
 def test_an_unsigned_request_is_refused_by_sagemaker(deployment: Deployment) -> None:

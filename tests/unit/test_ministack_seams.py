@@ -21,6 +21,8 @@ PROJECT = Path(__file__).parents[2]
 FUNCTIONS = {
     "ministack.app:pin_request_origin": ["source_ip", "secure_transport"],
     "ministack.core.concurrency:run_reentrant": ["fn", "args", "thread_name"],
+    "ministack.core.iam_evaluator:_gather_role_policies": ["role_name", "account_id"],
+    "ministack.core.iam_evaluator:evaluate": ["ctx", "policies", "limits"],
     "ministack.core.iam_evaluator:enforce": [
         "access_key_id",
         "iam_action",
@@ -52,6 +54,7 @@ FUNCTIONS = {
     "ministack.services.stepfunctions:_evaluate_rule": ["rule", "data", "ctx"],
     "ministack.services.stepfunctions:_fail_execution": ["execution", "error", "cause"],
     "ministack.services.stepfunctions:_find_matching_retrier": ["retriers", "error", "retry_counts"],
+    "ministack.services.stepfunctions:_invoke_resource": ["resource", "input_data"],
     "ministack.services.stepfunctions:_invoke_resource_with_timeout": ["resource", "input_data", "timeout"],
     "ministack.services.stepfunctions:_parse_jsonpath_tokens": ["path"],
     "ministack.services.stepfunctions:_resolve_path": ["path", "data"],

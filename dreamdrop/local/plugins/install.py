@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from dreamdrop.local.images import AssetImages
 from dreamdrop.local.plugins import (
     credentials,
+    decisions,
     public_parameters,
     sagemaker_api,
     sagemaker_events,
     sagemaker_states,
+    states_roles,
     states_stopping,
     states_strict,
     tls,
@@ -53,11 +55,14 @@ def install(settings: CloudSettings) -> Plugins:
     engine.emit = sagemaker_events.emitter(account, region)
     functions = Functions(settings.endpoint_url)
     waiting = states_stopping.WaitingJobs()
+    if settings.decisions:
+        decisions.install(settings.decisions)
     tls.install()
     public_parameters.install(region)
     functions.install()
     states_strict.install()
     states_stopping.install(waiting)
-    sagemaker_states.install(engine, waiting)
+    states_roles.install(region)
+    sagemaker_states.install(engine, waiting, region, account)
     sagemaker_api.install(engine, region, account)
     return Plugins(engine, functions, settings)

@@ -14,7 +14,12 @@ from ministack import app
 from ministack.core import router
 from ministack.core.concurrency import run_reentrant
 
-from dreamdrop.local.plugins.authorization import AccessDenied, authorize, passed_roles, sagemaker_resource_arn
+from dreamdrop.local.plugins.authorization import (
+    AccessDenied,
+    authorize,
+    sagemaker_requirements,
+    sagemaker_resource_arn,
+)
 from dreamdrop.local.sagemaker import LocalSageMaker, SageMakerError
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -49,11 +54,8 @@ class _SageMaker:
     async def _control(self, headers: Mapping[str, str], body: bytes) -> Answer:
         operation = headers.get("x-amz-target", "").rpartition(".")[2]
         request = json.loads(body or b"{}")
-        arn = sagemaker_resource_arn(operation, request, self._region, self._account)
-        authorize(headers, f"sagemaker:{operation}", arn, self._region)
-        for role in passed_roles(request):
-            passed_to = {"iam:PassedToService": "sagemaker.amazonaws.com"}
-            authorize(headers, "iam:PassRole", role, self._region, passed_to)
+        for action, arn, context in sagemaker_requirements(operation, request, self._region, self._account):
+            authorize(headers, action, arn, self._region, context)
         return _reply(200, await run_reentrant(self._engine.call, operation, request))
 
     async def _runtime(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:

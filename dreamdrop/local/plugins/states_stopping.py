@@ -22,6 +22,12 @@ StopJob = Callable[[], None]
 _current_execution: contextvars.ContextVar[str | None] = contextvars.ContextVar("current_execution", default=None)
 
 
+def current_execution() -> dict[str, Any] | None:
+    """The one that the calling task belongs to."""
+    execution: dict[str, Any] | None = sfn._executions.get(_current_execution.get())
+    return execution
+
+
 class WaitingJobs:
     """The jobs that `.sync` tasks wait for, by execution."""
 
