@@ -244,7 +244,7 @@ def cancel_command(
     prefix: Prefix = "dreamdrop",
     region: Region = None,
 ) -> None:
-    """Cancels a request for pictures that is still queued. Its pictures, if they are drawn nevertheless, are thrown away.
+    """Cancels a queued request for pictures. Should they be drawn nevertheless, they are thrown away.
 
     Example:  dreamdrop cancel 4f2c…
     """

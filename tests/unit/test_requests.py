@@ -12,7 +12,7 @@ from contracts.pipeline import DatasetChecked, Quote
 from contracts.training import MEMORY_TIER, Hyperparameters, TrainingRequest
 from dreamdrop.local.sagemaker.errors import SageMakerError
 from dreamdrop.local.sagemaker.validation import check_request
-from lambdas.domain.training_job import training_job
+from lambdas.domain.training_job import Instance, training_job
 
 ROLE = "arn:aws:iam::123456789012:role/training"
 LARGEST_WITHOUT_A_BOUND = {"integer": 10**4299, "number": sys.float_info.max}  # what JSON's reader takes
@@ -48,8 +48,9 @@ def job(hyperparameters: Hyperparameters, job_name: str = "dreamdrop-dog-1") -> 
     )  # fmt: skip
     quote = Quote(instance_type="ml.g5.xlarge", steps=1, seconds=1, dollars=1, limit_seconds=1, limit_dollars=1)
     return training_job(
-        checked, quote, job_name=job_name, version="0" * 12 + "-1", bucket="photos", image="i", role_arn=ROLE
-    )
+        checked, quote, job_name=job_name, version="0" * 12 + "-1", bucket="photos", image="i", role_arn=ROLE,
+        instance=Instance(capacity="spot", wait_seconds=3600, keep_alive_seconds=600),
+    )  # fmt: skip
 
 
 def assert_accepted(values: dict[str, Any]) -> None:
