@@ -59,6 +59,7 @@ class PlanEnvironment(StoreEnvironment):
     training_keep_alive_seconds: int
     training_max_seconds: int
     training_budget_dollars: float = Field(description="A run whose limit costs more is refused.")
+    output_key_arn: str = Field("", description="Encrypts what the job writes; empty: a key of AWS.")
 
 
 class HostEnvironment(StoreEnvironment):
@@ -72,6 +73,8 @@ class HostEnvironment(StoreEnvironment):
     sleep_after_creation: bool
     blocked_words: Texts = []
     watermark: str = ""
+    output_key_arn: str = Field("", description="Encrypts the endpoints' answers; empty: a key of AWS.")
+    volume_key_arn: str = Field("", description="Encrypts the volumes of instances that have one; empty: a key of AWS.")
 
 
 class RemovalEnvironment(StoreEnvironment):

@@ -11,6 +11,7 @@ from constructs import Construct
 
 from contracts.generation import KEEP_GENERATIONS_DAYS, KEEP_SOURCES_DAYS
 from contracts.storage import CHECKPOINTS, GENERATIONS, INFERENCE, SOURCES
+from infra.constructs.data_key import DataKey
 from infra.settings import Settings
 
 KEEP_CHECKPOINTS_DAYS = 30
@@ -27,7 +28,8 @@ class DataStack(Stack):
             description="Dreamdrop: datasets, models, pictures and their state.",
             termination_protection=settings.termination_protection,
         )
-        self.bucket = _data_bucket(self, settings)
+        self.key = DataKey(self, "Key", settings=settings) if settings.customer_key else None
+        self.bucket = _data_bucket(self, settings, self.key)
         self.table = dynamodb.Table(
             self,
             "Table",
@@ -38,6 +40,8 @@ class DataStack(Stack):
             point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
                 point_in_time_recovery_enabled=True
             ),
+            encryption=dynamodb.TableEncryption.CUSTOMER_MANAGED if self.key else None,
+            encryption_key=self.key,
             deletion_protection=settings.termination_protection,
             removal_policy=settings.data_removal,
         )
@@ -45,14 +49,16 @@ class DataStack(Stack):
         CfnOutput(self, "TableName", value=self.table.table_name)
 
 
-def _data_bucket(scope: Construct, settings: Settings) -> s3.Bucket:
+def _data_bucket(scope: Construct, settings: Settings, key: DataKey | None) -> s3.Bucket:
     access_logs = _access_log_bucket(scope, settings) if settings.access_logs else None
     bucket = s3.Bucket(
         scope,
         "DataBucket",
         block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
         object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-        encryption=s3.BucketEncryption.S3_MANAGED,
+        encryption=s3.BucketEncryption.KMS if key else s3.BucketEncryption.S3_MANAGED,
+        encryption_key=key,
+        bucket_key_enabled=True if key else None,  # one request to KMS for many objects
         enforce_ssl=True,
         versioned=settings.versioned_data,
         removal_policy=settings.data_removal,

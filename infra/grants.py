@@ -1,14 +1,17 @@
-"""The few ways in which a principal may use the data bucket, the table, and SageMaker's roles and endpoints.
+"""The few ways in which a principal may use bucket, table, topics, queues, their key, SageMaker's roles and endpoints.
 
 The grants of the CDK library allow whole families of actions (s3:GetObject*, s3:List*); these name every action.
 """
 
 from __future__ import annotations
 
-from aws_cdk import ArnFormat, Stack
+from aws_cdk import ArnFormat, Aws, Stack
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sqs as sqs
 
 from contracts.storage import waiting_item
 
@@ -23,6 +26,58 @@ ROW_ACTIONS = (
 )
 
 
+# What a service asks of KMS in the name of who uses it, for the right in question.
+READ = RECEIVE = ("kms:Decrypt",)
+WRITE = SEND = ("kms:GenerateDataKey", "kms:Decrypt")  # parts of a large object are read again when they are joined
+ROWS = (
+    *("kms:DescribeKey", "kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey"),
+    *("kms:ReEncryptFrom", "kms:ReEncryptTo"),
+)
+
+
+def use_key(key: kms.IKey | None, grantee: iam.IGrantable, service: str, *actions: str) -> None:
+    """Through that service only: nobody may take the key in hand to decrypt with it."""
+    if key:
+        grantee.grant_principal.add_to_principal_policy(
+            iam.PolicyStatement(
+                actions=list(actions),
+                resources=[key.key_arn],
+                conditions={"StringEquals": {"kms:ViaService": f"{service}.{Aws.REGION}.amazonaws.com"}},
+            )
+        )
+
+
+def store_under(key: kms.IKey | None, grantee: iam.IGrantable) -> None:
+    """SageMaker asks this of the role of a job or an endpoint whose output is to be encrypted under the key.
+
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_OutputDataConfig.html
+    """
+    if key:
+        _allow(grantee, ["kms:Encrypt", "kms:DescribeKey"], [key.key_arn])
+
+
+def encrypt_volumes(key: kms.IKey | None, grantee: iam.IGrantable) -> None:
+    """Asked of who creates an endpoint whose volume is encrypted under the key: SageMaker hands that right on."""
+    if key:
+        grantee.grant_principal.add_to_principal_policy(
+            iam.PolicyStatement(
+                actions=["kms:CreateGrant"],
+                resources=[key.key_arn],
+                conditions={"Bool": {"kms:GrantIsForAWSResource": "true"}},
+            )
+        )
+
+
+def publish(topic: sns.Topic, key: kms.IKey | None, grantee: iam.IGrantable) -> None:
+    topic.grant_publish(grantee)
+    use_key(key, grantee, "sns", *SEND)
+
+
+def send(queue: sqs.Queue, key: kms.IKey | None, grantee: iam.IGrantable) -> None:
+    queue.grant_send_messages(grantee)
+    use_key(key, grantee, "sqs", *SEND)
+
+
 def _allow(grantee: iam.IGrantable, actions: list[str], resources: list[str]) -> None:
     grantee.grant_principal.add_to_principal_policy(iam.PolicyStatement(actions=actions, resources=resources))
 
@@ -31,6 +86,7 @@ def read_objects(bucket: s3.IBucket, grantee: iam.IGrantable, *key_patterns: str
     """With the right to list: S3 answers "no such key" only to those who have it, and "denied" to all others."""
     _allow(grantee, ["s3:GetObject"], [bucket.arn_for_objects(pattern) for pattern in key_patterns])
     _allow(grantee, ["s3:ListBucket"], [bucket.bucket_arn])
+    use_key(bucket.encryption_key, grantee, "s3", *READ)
 
 
 def write_objects(bucket: s3.IBucket, grantee: iam.IGrantable, *key_patterns: str) -> None:
@@ -39,6 +95,7 @@ def write_objects(bucket: s3.IBucket, grantee: iam.IGrantable, *key_patterns: st
         ["s3:PutObject", "s3:AbortMultipartUpload"],
         [bucket.arn_for_objects(pattern) for pattern in key_patterns],
     )
+    use_key(bucket.encryption_key, grantee, "s3", *WRITE)
 
 
 def list_objects(bucket: s3.IBucket, grantee: iam.IGrantable, key_pattern: str) -> None:
@@ -71,6 +128,7 @@ def erase_objects(bucket: s3.IBucket, grantee: iam.IGrantable, *folders: str) ->
 def keep_rows(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
     """Single rows and the rows of one partition; never a scan."""
     table.grant(grantee, *ROW_ACTIONS)
+    use_key(table.encryption_key, grantee, "dynamodb", *ROWS)
 
 
 def remove_rows(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aws_cdk import CfnOutput, Stack
+from aws_cdk import aws_kms as kms
 from constructs import Construct
 
 from contracts.storage import (
@@ -41,8 +42,10 @@ from infra.grants import (
     keep_rows,
     leave_lines,
     list_objects,
+    publish,
     read_objects,
     remove_rows,
+    send,
     write_objects,
 )
 from infra.settings import Settings
@@ -57,8 +60,10 @@ class ServiceStack(Stack):
             termination_protection=settings.termination_protection,
         )
         bucket, table = data.bucket, data.table
-        subject_topic = topic(self, "SubjectTopic")
-        functions = Functions(self, "Functions", settings=settings, bucket=bucket, table=table)
+        # By its address: what the library would add to the key's policy would tie the data stack to this one.
+        key = kms.Key.from_key_arn(self, "Key", data.key.key_arn) if data.key else None
+        subject_topic = topic(self, "SubjectTopic", key=key)
+        functions = Functions(self, "Functions", settings=settings, bucket=bucket, table=table, key=key)
         hosting = ModelHosting(self, "Hosting", settings=settings, functions=functions)
         training = TrainingPipeline(
             self,
@@ -95,7 +100,7 @@ class ServiceStack(Stack):
             "BrokenExecutions": training.dead_letters,
             "Deletions": deletion.dead_letters,
         }
-        alarms = Alarms(self, "Alarms", prefix=settings.prefix, dead_letters=watched, machine=training.machine)
+        alarms = Alarms(self, "Alarms", prefix=settings.prefix, key=key, dead_letters=watched, machine=training.machine)
         Dashboard(self, "Dashboard", prefix=settings.prefix, dead_letters=watched, machine=training.machine)
 
         states = training.states
@@ -116,7 +121,7 @@ class ServiceStack(Stack):
         for function in (hosting.record_generation, api.function):
             leave_lines(table, function)
         for function in (intake.take_dataset, states.tell_ready, states.tell_failed, training.close_execution):
-            subject_topic.grant_publish(function)
+            publish(subject_topic, key, function)
 
         list_objects(bucket, intake.take_dataset, f"{DATASETS}*")
         write_objects(bucket, intake.take_dataset, f"{MANIFESTS}*")
@@ -159,7 +164,7 @@ class ServiceStack(Stack):
         drawn = (GENERATIONS, f"{INFERENCE_OUTPUT}/", f"{INFERENCE_FAILURE}/")
         erase_objects(bucket, deletion.delete_subject, *MADE_OF_A_SUBJECT, CLASS_IMAGE_SETS, *drawn)
         erase_objects(bucket, hosting.record_generation, *drawn)
-        deletion.queue.grant_send_messages(api.function)
+        send(deletion.queue, key, api.function)
 
         CfnOutput(self, "ApiUrl", value=api.url)
         CfnOutput(self, "StateMachineArn", value=training.machine.state_machine_arn)

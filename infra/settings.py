@@ -20,6 +20,10 @@ LONGEST_VARIABLE_BYTES = 1024  # of a container's environment: CreateModel, Envi
 TRAINING_INSTANCE_TYPES = ("ml.g5.xlarge", "ml.g5.2xlarge", "ml.g4dn.xlarge", "ml.g6.xlarge")
 
 
+# Families whose storage is a volume, which a key can be named for; the others bring disks that encrypt themselves.
+VOLUME_FAMILIES = ("c4", "c5", "c6i", "c7i", "m4", "m5", "m6i", "m7i", "p2", "p3", "r5", "t2")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Throttling:
     """Requests a second, and how many may come at once: of all callers together."""
@@ -79,6 +83,10 @@ class Settings:
     write_throttling: Throttling
     """Of each route that asks for something to be made or deleted: those are the ones that cost."""
 
+    customer_key: bool
+    """A key of your own in KMS for everything at rest, which you can take away from everybody, and whose use CloudTrail
+    records. $1 a month, and cents for its requests; without it AWS's own keys encrypt, for nothing."""
+
     versioned_data: bool
     access_logs: bool
     """Who read or wrote which object of the data bucket, in a bucket of its own, for 90 days. Costs its storage."""
@@ -89,6 +97,10 @@ class Settings:
     log_removal: RemovalPolicy
     log_retention: RetentionDays
     termination_protection: bool
+
+    @property
+    def inference_has_volume(self) -> bool:
+        return self.inference_instance_type.split(".")[1] in VOLUME_FAMILIES
 
     def __post_init__(self) -> None:
         """Raises ValueError for what would reach functions and containers cut short or as something else."""
@@ -117,6 +129,7 @@ LOCAL = Settings(
     sleep_after_creation=False,
     read_throttling=Throttling(rate=100, burst=200),
     write_throttling=Throttling(rate=50, burst=100),
+    customer_key=False,
     versioned_data=False,
     access_logs=False,
     data_removal=RemovalPolicy.DESTROY,
@@ -135,6 +148,7 @@ SANDBOX = Settings(
     endpoint_poll_seconds=20,
     read_throttling=Throttling(rate=10, burst=20),
     write_throttling=Throttling(rate=2, burst=10),
+    customer_key=False,
     versioned_data=False,
     access_logs=False,
     data_removal=RemovalPolicy.RETAIN,
@@ -150,6 +164,7 @@ PRODUCTION = replace(
     inference_max_instances=4,
     read_throttling=Throttling(rate=50, burst=100),
     write_throttling=Throttling(rate=10, burst=20),
+    customer_key=True,
     versioned_data=True,
     access_logs=True,
     log_removal=RemovalPolicy.RETAIN,

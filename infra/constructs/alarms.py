@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from aws_cdk import Aws, Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_cloudwatch_actions import SnsAction
@@ -27,12 +28,13 @@ class Alarms(Construct):
         id: str,
         *,
         prefix: str,
+        key: kms.IKey | None,
         dead_letters: Mapping[str, sqs.Queue],
         machine: sfn.StateMachine,
     ) -> None:
         """`dead_letters`: what the messages in each queue were about -> the queue."""
         super().__init__(scope, id)
-        self.topic = topic(self, "Topic")
+        self.topic = topic(self, "Topic", key=key)
         self.topic.add_to_resource_policy(
             iam.PolicyStatement(
                 principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],

@@ -38,15 +38,16 @@ class DatasetIntake(Construct):
                 subject_topic_arn=subject_topic.topic_arn,
             ),
         )
-        self.dead_letters = dead_letter_queue(self, "DeadLetters")
+        self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
         queue = work_queue(
             self,
             "Queue",
             timeout_seconds=DEFAULT_TIMEOUT_SECONDS,
             dead_letters=self.dead_letters,
+            key=functions.key,
             delay_seconds=quiet_period_seconds,
         )
-        consume(queue, self.take_dataset)
+        consume(queue, self.take_dataset, key=functions.key)
         events.Rule(
             self,
             "FileDropped",

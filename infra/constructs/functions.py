@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aws_cdk import CfnParameter, Duration
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
@@ -23,8 +24,19 @@ POWERTOOLS_LAYER = f"/aws/service/powertools/python/arm64/{RUNTIME.name}/{POWERT
 class Functions(Construct):
     """Shares one asset and one layer between all functions; `store` begins the environment of each."""
 
-    def __init__(self, scope: Construct, id: str, *, settings: Settings, bucket: s3.IBucket, table: ITable) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        settings: Settings,
+        bucket: s3.IBucket,
+        table: ITable,
+        key: kms.IKey | None,
+    ) -> None:
         super().__init__(scope, id)
+        self.key = key
+        self.key_arn = key.key_arn if key else ""
         self.store = StoreEnvironment(data_bucket=bucket.bucket_name, table_name=table.table_name).model_dump()
         self.prefix = settings.prefix
         self._settings = settings
@@ -49,9 +61,7 @@ class Functions(Construct):
         timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS,
     ) -> lambda_.Function:
         """`handler`: module.function below the repository root. The role may write its own log and nothing else."""
-        log_group = logs.LogGroup(
-            scope, f"{id}Log", retention=self._settings.log_retention, removal_policy=self._settings.log_removal
-        )
+        log_group = self.log_group(scope, f"{id}Log")
         role = iam.Role(scope, f"{id}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         log_group.grant_write(role)
         return lambda_.Function(
@@ -73,4 +83,14 @@ class Functions(Construct):
                 "POWERTOOLS_METRICS_NAMESPACE": self._settings.prefix,
                 "POWERTOOLS_LOG_LEVEL": "INFO",
             },
+        )
+
+    def log_group(self, scope: Construct, id: str) -> logs.LogGroup:
+        """Forgotten some day, under the key if there is one."""
+        return logs.LogGroup(
+            scope,
+            id,
+            retention=self._settings.log_retention,
+            removal_policy=self._settings.log_removal,
+            encryption_key=self.key,
         )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer
 from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
+from aws_cdk.aws_logs import ILogGroup
 from constructs import Construct
 
 from contracts.environment import ApiEnvironment
@@ -77,13 +77,16 @@ class GenerationApi(Construct):
             api.add_routes(
                 path=path, methods=[method], integration=integration, authorizer=apigateway.HttpNoneAuthorizer()
             )
-        self._stage(api, signed, settings)
+        self._stage(api, signed, functions.log_group(self, "AccessLog"), settings)
         self.url = api.api_endpoint
 
-    def _stage(self, api: apigateway.HttpApi, signed: Sequence[apigateway.HttpRoute], settings: Settings) -> None:
-        log_group = logs.LogGroup(
-            self, "AccessLog", retention=settings.log_retention, removal_policy=settings.log_removal
-        )
+    def _stage(
+        self,
+        api: apigateway.HttpApi,
+        signed: Sequence[apigateway.HttpRoute],
+        log_group: ILogGroup,
+        settings: Settings,
+    ) -> None:
         destination = Stack.of(self).format_arn(  # the group's own ARN ends with :*; a stage wants it without
             service="logs",
             resource="log-group",

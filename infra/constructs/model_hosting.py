@@ -10,7 +10,7 @@ from contracts.environment import HostEnvironment, StoreEnvironment
 from infra.constructs.functions import DEFAULT_TIMEOUT_SECONDS, Functions
 from infra.constructs.messaging import consume, dead_letter_queue, topic, work_queue
 from infra.constructs.sagemaker_role import SageMakerRole
-from infra.grants import Endpoints, pass_to_sagemaker
+from infra.grants import Endpoints, encrypt_volumes, pass_to_sagemaker, publish, store_under
 from infra.packaging import inference_image
 from infra.settings import Settings
 
@@ -21,10 +21,11 @@ class ModelHosting(Construct):
         self.endpoints = Endpoints(Stack.of(self), settings.prefix)
         image = inference_image(self, "Image")
         self.role = SageMakerRole(self, "Role", image=image, log_group=f"/aws/sagemaker/Endpoints/{settings.prefix}-*")
-        self.drawn = topic(self, "Drawn")
-        self.not_drawn = topic(self, "NotDrawn")
+        self.drawn = topic(self, "Drawn", key=functions.key)
+        self.not_drawn = topic(self, "NotDrawn", key=functions.key)
         for outcome in (self.drawn, self.not_drawn):
-            outcome.grant_publish(self.role)
+            publish(outcome, functions.key, self.role)
+        store_under(functions.key, self.role)
 
         self.host_model = functions.create(
             self,
@@ -42,10 +43,14 @@ class ModelHosting(Construct):
                 sleep_after_creation=settings.sleep_after_creation,
                 blocked_words=list(settings.blocked_words),
                 watermark=settings.watermark,
+                output_key_arn=functions.key_arn,
+                volume_key_arn=functions.key_arn if settings.inference_has_volume else "",
             ),
         )
         self.endpoints.make(self.host_model)
         pass_to_sagemaker(self.role, self.host_model)
+        if settings.inference_has_volume:
+            encrypt_volumes(functions.key, self.host_model)
 
         self.record_generation = functions.create(
             self,
@@ -54,8 +59,14 @@ class ModelHosting(Construct):
             environment=StoreEnvironment(**functions.store),
             memory_mb=1024,  # an answer holds up to eight pictures as base64
         )
-        self.dead_letters = dead_letter_queue(self, "DeadLetters")
-        answers = work_queue(self, "Answers", timeout_seconds=DEFAULT_TIMEOUT_SECONDS, dead_letters=self.dead_letters)
-        consume(answers, self.record_generation)
+        self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
+        answers = work_queue(
+            self,
+            "Answers",
+            timeout_seconds=DEFAULT_TIMEOUT_SECONDS,
+            dead_letters=self.dead_letters,
+            key=functions.key,
+        )
+        consume(answers, self.record_generation, key=functions.key)
         for outcome in (self.drawn, self.not_drawn):
             outcome.add_subscription(subscriptions.SqsSubscription(answers, raw_message_delivery=True))

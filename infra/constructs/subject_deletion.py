@@ -10,17 +10,19 @@ from constructs import Construct
 from contracts.environment import DeletionEnvironment
 from infra.constructs.functions import Functions
 from infra.constructs.messaging import consume, dead_letter_queue, work_queue
+from infra.grants import send
 
-TIMEOUT_SECONDS = (
-    300  # what is not done by then goes on in another turn; a message whose function died, after six times it
-)
+# What is not done by then goes on in another turn; a message whose function died, after six times it.
+TIMEOUT_SECONDS = 300
 
 
 class SubjectDeletion(Construct):
     def __init__(self, scope: Construct, id: str, *, functions: Functions, machine: sfn.StateMachine) -> None:
         super().__init__(scope, id)
-        self.dead_letters = dead_letter_queue(self, "DeadLetters")
-        self.queue = work_queue(self, "Queue", timeout_seconds=TIMEOUT_SECONDS, dead_letters=self.dead_letters)
+        self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
+        self.queue = work_queue(
+            self, "Queue", timeout_seconds=TIMEOUT_SECONDS, dead_letters=self.dead_letters, key=functions.key
+        )
         self.delete_subject = functions.create(
             self,
             "DeleteSubject",
@@ -33,8 +35,9 @@ class SubjectDeletion(Construct):
             ),
             timeout_seconds=TIMEOUT_SECONDS,
         )
-        consume(self.queue, self.delete_subject, batch_size=1)  # one at a time: each has the function's whole time
-        self.queue.grant_send_messages(self.delete_subject)
+        # One at a time: each has the function's whole time.
+        consume(self.queue, self.delete_subject, key=functions.key, batch_size=1)
+        send(self.queue, functions.key, self.delete_subject)
         machine.grant_execution(self.delete_subject, "states:StopExecution")
         jobs = Stack.of(self).format_arn(
             service="sagemaker", resource="training-job", resource_name=f"{functions.prefix}-*"

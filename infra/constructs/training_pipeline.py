@@ -7,7 +7,6 @@ from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_lambda_destinations import SqsDestination
@@ -18,7 +17,7 @@ from infra.constructs.functions import Functions
 from infra.constructs.messaging import dead_letter_queue
 from infra.constructs.sagemaker_role import SageMakerRole
 from infra.constructs.training_states import StateFunctions, training_states
-from infra.grants import pass_to_sagemaker
+from infra.grants import SEND, pass_to_sagemaker, store_under, use_key
 from infra.packaging import training_image
 from infra.settings import Settings
 
@@ -53,7 +52,9 @@ class TrainingPipeline(Construct):
             training_keep_alive_seconds=settings.training_keep_alive_seconds,
             training_max_seconds=settings.training_max_seconds,
             training_budget_dollars=settings.training_budget_dollars,
+            output_key_arn=functions.key_arn,
         )
+        store_under(functions.key, self.role)
         store_environment = StoreEnvironment(**functions.store)
         self.states = StateFunctions(
             check_dataset=functions.create(
@@ -74,7 +75,7 @@ class TrainingPipeline(Construct):
         )
         self.machine = self._machine(settings)
         self._allow_training()
-        self.dead_letters = dead_letter_queue(self, "DeadLetters")
+        self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
         self.close_execution = self._close_executions()
 
     def _state(self, name: str, module: str, environment: StoreEnvironment) -> lambda_.Function:
@@ -91,9 +92,7 @@ class TrainingPipeline(Construct):
             timeout=Duration.seconds(settings.machine_timeout_seconds),
             tracing_enabled=True,
             logs=sfn.LogOptions(
-                destination=logs.LogGroup(
-                    self, "MachineLog", retention=settings.log_retention, removal_policy=settings.log_removal
-                ),
+                destination=self._functions.log_group(self, "MachineLog"),
                 level=sfn.LogLevel.ALL,
                 include_execution_data=False,  # prompts: the execution's own history has them, and forgets them
             ),
@@ -142,4 +141,5 @@ class TrainingPipeline(Construct):
         )
         # The rule's queue takes events that could not be delivered; this takes those that the function refused.
         close.configure_async_invoke(on_failure=SqsDestination(self.dead_letters))
+        use_key(self._functions.key, close, "sqs", *SEND)
         return close

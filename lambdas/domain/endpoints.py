@@ -36,6 +36,8 @@ class EndpointPlan:
     error_topic_arn: str
     blocked_words: tuple[str, ...] = ()
     watermark: str = ""
+    output_key_arn: str = ""
+    volume_key_arn: str = ""
     concurrent_invocations: int = CONCURRENT_INVOCATIONS
 
     @property
@@ -84,8 +86,10 @@ class EndpointPlan:
         return {
             "EndpointConfigName": self.config_name,
             "ProductionVariants": [variant],
+            **({"KmsKeyId": self.volume_key_arn} if self.volume_key_arn else {}),
             "AsyncInferenceConfig": {
                 "OutputConfig": {
+                    **({"KmsKeyId": self.output_key_arn} if self.output_key_arn else {}),
                     "S3OutputPath": f"s3://{self.bucket}/{INFERENCE_OUTPUT}",
                     "S3FailurePath": f"s3://{self.bucket}/{INFERENCE_FAILURE}",
                     "NotificationConfig": {

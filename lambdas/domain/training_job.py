@@ -21,7 +21,9 @@ from contracts.storage import (
 )
 from contracts.training import MEMORY_TIER
 
-VOLUME_GIB = 50  # ignored on instances with local NVMe (g4dn, g5, g6)
+# Ignored on instances with local NVMe disks, which are all that have a price here (g4dn, g5, g6). Those encrypt
+# themselves; a VolumeKmsKeyId would be refused.
+VOLUME_GIB = 50
 LOSS_METRIC = {"Name": "train-loss", "Regex": r"train_avg_loss=([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"}
 
 
@@ -58,6 +60,7 @@ def training_job(
     role_arn: str,
     instance: Instance,
     class_image_sets: Sequence[str] = (),
+    output_key_arn: str = "",
 ) -> dict[str, Any]:
     """Network isolation is on: everything arrives and leaves through channels, model, checkpoints and logs.
 
@@ -89,6 +92,7 @@ def training_job(
         "OutputDataConfig": {
             "S3OutputPath": f"s3://{bucket}/{version_prefix(subject, version)}".rstrip("/"),
             "CompressionType": "NONE",
+            **({"KmsKeyId": output_key_arn} if output_key_arn else {}),  # else SageMaker names a key of AWS itself
         },
         "CheckpointConfig": {
             "S3Uri": f"s3://{bucket}/{checkpoint_prefix(subject, checked.dataset_id)}".rstrip("/"),

@@ -50,6 +50,7 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
             keep_alive_seconds=env.training_keep_alive_seconds,
         ),
         class_image_sets=list(kept),
+        output_key_arn=env.output_key_arn,
     )
     logger.info("planned", extra={"job": job_name, "quote": price.plain()})
     subjects.enter(checked, "training", version=version, quote=price.model_dump_json())

@@ -20,7 +20,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
     from infra import settings
 
     with pytest.MonkeyPatch.context() as patch:
-        changed = replace(settings.PRODUCTION, blocked_words=("red scarf", "hat"), watermark="made, by us")
+        changed = replace(
+            settings.PRODUCTION,
+            blocked_words=("red scarf", "hat"),
+            watermark="made, by us",
+            inference_instance_type="ml.p3.2xlarge",  # has a volume
+        )
         patch.setitem(settings.ENVIRONMENTS, "production", changed)
         return synthesize("production", tmp_path_factory.mktemp("guarded"))
 

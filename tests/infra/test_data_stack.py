@@ -8,17 +8,19 @@ from tests.infra.synthesis import Synthesis
 BUCKET = "DataBucketE3889A50"
 TABLE = "TableCD117FA1"
 ACCESS_LOGS = "AccessLogs8B620ECA"
+KEY = "Key961B73FD"
 
 
-def test_the_logical_ids_of_buckets_and_table_never_change(local: Synthesis, production: Synthesis) -> None:
+def test_the_logical_ids_of_buckets_table_and_key_never_change(local: Synthesis, production: Synthesis) -> None:
     assert set(local.resources("AWS::S3::Bucket")) == {BUCKET}
     assert set(production.resources("AWS::S3::Bucket")) == {BUCKET, ACCESS_LOGS}
     assert list(production.resources("AWS::DynamoDB::Table")) == [TABLE]
-    assert {BUCKET, ACCESS_LOGS, TABLE} <= set(production.data["Resources"])
+    assert list(production.resources("AWS::KMS::Key")) == [KEY]
+    assert {BUCKET, ACCESS_LOGS, TABLE, KEY} <= set(production.data["Resources"])
 
 
 def test_production_keeps_its_data_when_the_stack_is_deleted(production: Synthesis) -> None:
-    for name in (BUCKET, ACCESS_LOGS, TABLE):
+    for name in (BUCKET, ACCESS_LOGS, TABLE, KEY):
         resource = production.data["Resources"][name]
         assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
     table = production.data["Resources"][TABLE]["Properties"]

@@ -37,12 +37,15 @@ def test_there_is_a_function_for_every_handler_and_no_other(local: Synthesis) ->
     assert set(local.functions()) == set(ENVIRONMENTS)
 
 
-def test_the_variables_of_each_function_are_exactly_those_of_its_model(production: Synthesis) -> None:
-    for handler, function in production.functions().items():
-        model, declared = ENVIRONMENTS[handler], variables(function)
-        model.from_variables(declared)
-        ours = {name.lower() for name in declared if not name.startswith("POWERTOOLS_")}
-        assert ours == {name for name, field in model.model_fields.items() if field.is_required()}, handler
+def test_the_variables_of_each_function_are_exactly_those_of_its_model(local: Synthesis, guarded: Synthesis) -> None:
+    """With nothing switched on, and with everything that has a switch."""
+    for synthesis, everything in ((local, False), (guarded, True)):
+        for handler, function in synthesis.functions().items():
+            model, declared = ENVIRONMENTS[handler], variables(function)
+            model.from_variables(declared)
+            ours = {name.lower() for name in declared if not name.startswith("POWERTOOLS_")}
+            expected = {name for name, field in model.model_fields.items() if everything or field.is_required()}
+            assert ours == expected, handler
 
 
 def test_ladder_limit_and_budget_survive_the_way_through_the_variables(production: Synthesis) -> None:

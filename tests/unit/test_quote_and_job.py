@@ -12,9 +12,12 @@ from contracts.errors import OverBudget
 from contracts.generation import CONCURRENT_INVOCATIONS
 from contracts.pipeline import DatasetChecked, TrainingCapacity
 from contracts.training import Hyperparameters, TrainingRequest
+from infra.settings import VOLUME_FAMILIES
 from lambdas.domain.endpoints import EndpointPlan
 from lambdas.domain.pricing import INSTANCES, quote
 from lambdas.domain.training_job import Instance, training_job
+
+KEY = "arn:aws:kms:us-east-1:123456789012:key/0"
 
 
 def price(wanted: Hyperparameters, **more: float):  # type: ignore[no-untyped-def]
@@ -64,11 +67,11 @@ def assert_valid(operation: str, request: dict[str, object]) -> None:
     assert not report.has_errors(), report.generate_report()
 
 
-def job_on(capacity: TrainingCapacity) -> dict[str, Any]:
+def job_on(capacity: TrainingCapacity, **more: str) -> dict[str, Any]:
     return training_job(
         checked(), price(Hyperparameters(max_steps=10)), job_name="dreamdrop-dog-1", version="000000000000-1",
         bucket="b-u-cket", image="123/image:tag", role_arn="arn:aws:iam::1:role/r-training-role-01",
-        instance=Instance(capacity=capacity, wait_seconds=3600, keep_alive_seconds=600),
+        instance=Instance(capacity=capacity, wait_seconds=3600, keep_alive_seconds=600), **more,
     )  # fmt: skip
 
 
@@ -101,23 +104,45 @@ def test_the_wait_of_a_warm_pool_is_part_of_the_most_that_can_be_billed() -> Non
     assert cheap.limit_dollars <= 1.0
 
 
-def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:
-    plan = EndpointPlan(
+def test_a_key_encrypts_what_the_job_writes_and_is_not_named_for_disks_that_encrypt_themselves() -> None:
+    job = job_on("on-demand", output_key_arn=KEY)
+    assert_valid("CreateTrainingJob", job)
+    assert job["OutputDataConfig"]["KmsKeyId"] == KEY
+    assert "VolumeKmsKeyId" not in job["ResourceConfig"]
+    assert {instance_type.split(".")[1] for instance_type in INSTANCES}.isdisjoint(VOLUME_FAMILIES)
+
+
+def plan(**more: str) -> EndpointPlan:
+    return EndpointPlan(
         prefix="dreamdrop", base_model="sd-2.1", base_model_checksum="c", bucket="b", image="i",
         role_arn="arn:aws:iam::1:role/r-inference-role-1", instance_type="ml.g5.xlarge", max_instances=1,
-        success_topic_arn="arn:aws:sns:us-east-1:1:s", error_topic_arn="arn:aws:sns:us-east-1:1:e",
+        success_topic_arn="arn:aws:sns:us-east-1:1:s", error_topic_arn="arn:aws:sns:us-east-1:1:e", **more,
     )  # fmt: skip
-    assert_valid("CreateModel", plan.model())
-    assert_valid("CreateEndpointConfig", plan.config())
-    assert_valid("CreateEndpoint", plan.endpoint())
+
+
+def test_a_key_encrypts_what_an_endpoint_answers_and_its_volume_if_it_has_one() -> None:
+    config = plan(output_key_arn=KEY).config()
+    assert_valid("CreateEndpointConfig", config)
+    assert config["AsyncInferenceConfig"]["OutputConfig"]["KmsKeyId"] == KEY
+    assert "KmsKeyId" not in config
+    assert plan(output_key_arn=KEY, volume_key_arn=KEY).config()["KmsKeyId"] == KEY
+    assert "KmsKeyId" not in str(plan().config())
+
+
+def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:
+    made = plan()
+    assert_valid("CreateModel", made.model())
+    assert_valid("CreateEndpointConfig", made.config())
+    assert_valid("CreateEndpoint", made.endpoint())
     for change in (
-        {"image": "other"}, {"blocked_words": ("hat",)}, {"watermark": "w"}, {"concurrent_invocations": 1}
+        {"image": "other"}, {"blocked_words": ("hat",)}, {"watermark": "w"}, {"concurrent_invocations": 1},
+        {"output_key_arn": KEY}, {"volume_key_arn": KEY},
     ):  # fmt: skip
-        changed = EndpointPlan(**{**vars(plan), **change})
-        assert changed.config_name != plan.config_name
-        assert changed.endpoint_name == plan.endpoint_name
-    assert plan.model()["PrimaryContainer"]["Environment"] == {"DATA_BUCKET": "b"}
-    client = plan.config()["AsyncInferenceConfig"]["ClientConfig"]
+        changed = EndpointPlan(**{**vars(made), **change})
+        assert changed.config_name != made.config_name
+        assert changed.endpoint_name == made.endpoint_name
+    assert made.model()["PrimaryContainer"]["Environment"] == {"DATA_BUCKET": "b"}
+    client = made.config()["AsyncInferenceConfig"]["ClientConfig"]
     assert client == {"MaxConcurrentInvocationsPerInstance": CONCURRENT_INVOCATIONS}
-    assert plan.target()["MinCapacity"] == 0
-    assert plan.wake_alarm("arn")["Dimensions"] == [{"Name": "EndpointName", "Value": plan.endpoint_name}]
+    assert made.target()["MinCapacity"] == 0
+    assert made.wake_alarm("arn")["Dimensions"] == [{"Name": "EndpointName", "Value": made.endpoint_name}]
