@@ -73,6 +73,8 @@ class HostEnvironment(StoreEnvironment):
     sleep_after_creation: bool
     blocked_words: Texts = []
     watermark: str = ""
+    subnet_ids: Texts = Field([], description="Of the network that containers are in; none: SageMaker's own.")
+    security_group_ids: Texts = []
     output_key_arn: str = Field("", description="Encrypts the endpoints' answers; empty: a key of AWS.")
     volume_key_arn: str = Field("", description="Encrypts the volumes of instances that have one; empty: a key of AWS.")
 
@@ -81,6 +83,7 @@ class RemovalEnvironment(StoreEnvironment):
     resource_prefix: str
     training_role_arn: str
     inference_role_arn: str
+    security_group_id: str = Field("", description="Of the endpoints' network interfaces, which are to go with them.")
 
 
 class TellEnvironment(StoreEnvironment):

@@ -33,6 +33,7 @@ from infra.constructs.functions import Functions
 from infra.constructs.generation_api import GenerationApi
 from infra.constructs.messaging import topic
 from infra.constructs.model_hosting import ModelHosting
+from infra.constructs.private_network import PrivateNetwork
 from infra.constructs.removal import Removal
 from infra.constructs.subject_deletion import SubjectDeletion
 from infra.constructs.training_pipeline import TrainingPipeline
@@ -64,7 +65,10 @@ class ServiceStack(Stack):
         key = kms.Key.from_key_arn(self, "Key", data.key.key_arn) if data.key else None
         subject_topic = topic(self, "SubjectTopic", key=key)
         functions = Functions(self, "Functions", settings=settings, bucket=bucket, table=table, key=key)
-        hosting = ModelHosting(self, "Hosting", settings=settings, functions=functions)
+        network = (
+            PrivateNetwork(self, "Network", functions=functions, bucket=bucket) if settings.private_hosting else None
+        )
+        hosting = ModelHosting(self, "Hosting", settings=settings, functions=functions, network=network)
         training = TrainingPipeline(
             self,
             "Training",
@@ -81,6 +85,7 @@ class ServiceStack(Stack):
             endpoints=hosting.endpoints,
             training_role=training.role,
             inference_role=hosting.role,
+            network=network,
         )
         training.machine.node.add_dependency(removal.resource)  # nothing is made after it has been removed
         intake = DatasetIntake(

@@ -69,6 +69,10 @@ class Settings:
     sleep_after_creation: bool = True
     """An endpoint that nobody asks may never see a metric that would let it sleep, and is billed by the second."""
 
+    private_hosting: bool = False
+    """Endpoints run in a network of their own, from which S3 alone can be reached, and there the data bucket alone.
+    Costs nothing but the cents of its flow log. docs/security.md says what stays possible."""
+
     blocked_words: tuple[str, ...] = ()
     """A prompt with one of these words or phrases is refused: by the API from the deployment on, by an endpoint that
     is asked itself from the next training on."""

@@ -9,6 +9,7 @@ from constructs import Construct
 from contracts.environment import HostEnvironment, StoreEnvironment
 from infra.constructs.functions import DEFAULT_TIMEOUT_SECONDS, Functions
 from infra.constructs.messaging import consume, dead_letter_queue, topic, work_queue
+from infra.constructs.private_network import PrivateNetwork
 from infra.constructs.sagemaker_role import SageMakerRole
 from infra.grants import Endpoints, encrypt_volumes, pass_to_sagemaker, publish, store_under
 from infra.packaging import inference_image
@@ -16,11 +17,21 @@ from infra.settings import Settings
 
 
 class ModelHosting(Construct):
-    def __init__(self, scope: Construct, id: str, *, settings: Settings, functions: Functions) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        settings: Settings,
+        functions: Functions,
+        network: PrivateNetwork | None,
+    ) -> None:
         super().__init__(scope, id)
         self.endpoints = Endpoints(Stack.of(self), settings.prefix)
         image = inference_image(self, "Image")
         self.role = SageMakerRole(self, "Role", image=image, log_group=f"/aws/sagemaker/Endpoints/{settings.prefix}-*")
+        if network:
+            network.allow_interfaces(self.role)
         self.drawn = topic(self, "Drawn", key=functions.key)
         self.not_drawn = topic(self, "NotDrawn", key=functions.key)
         for outcome in (self.drawn, self.not_drawn):
@@ -43,6 +54,8 @@ class ModelHosting(Construct):
                 sleep_after_creation=settings.sleep_after_creation,
                 blocked_words=list(settings.blocked_words),
                 watermark=settings.watermark,
+                subnet_ids=network.subnet_ids if network else [],
+                security_group_ids=[network.security_group.security_group_id] if network else [],
                 output_key_arn=functions.key_arn,
                 volume_key_arn=functions.key_arn if settings.inference_has_volume else "",
             ),

@@ -8,6 +8,7 @@ from constructs import Construct
 
 from contracts.environment import RemovalEnvironment
 from infra.constructs.functions import Functions
+from infra.constructs.private_network import PrivateNetwork
 from infra.grants import Endpoints
 from infra.settings import Settings
 
@@ -27,6 +28,7 @@ class Removal(Construct):
         endpoints: Endpoints,
         training_role: iam.IRole,
         inference_role: iam.IRole,
+        network: PrivateNetwork | None,
     ) -> None:
         super().__init__(scope, id)
         self._prefix = settings.prefix
@@ -39,16 +41,28 @@ class Removal(Construct):
                 resource_prefix=settings.prefix,
                 training_role_arn=training_role.role_arn,
                 inference_role_arn=inference_role.role_arn,
+                security_group_id=network.security_group.security_group_id if network else "",
             ),
             timeout_seconds=TIMEOUT_SECONDS,
         )
         self._allow_stopping()
         endpoints.remove(self.function)
+        if network:
+            self.function.add_to_role_policy(
+                iam.PolicyStatement(
+                    actions=["ec2:DescribeNetworkInterfaces"],
+                    resources=["*"],  # the action knows no resource
+                )
+            )
         self.resource = CustomResource(
             self, "RuntimeResources", resource_type="Custom::RuntimeResources", service_token=self.function.function_arn
         )
         if self.function.role is not None:
             self.resource.node.add_dependency(self.function.role)  # with its policy, which is needed to the end
+        # Under it SageMaker removes what belongs to an endpoint, and from the network its interfaces.
+        self.resource.node.add_dependency(inference_role)
+        if network:
+            self.resource.node.add_dependency(network)
 
     def _allow_stopping(self) -> None:
         """Of training jobs, which are found first."""

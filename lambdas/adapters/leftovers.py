@@ -16,7 +16,7 @@ from lambdas.domain.endpoints import scalable, wake_alarm_name
 
 
 class StillChanging(Exception):
-    """The endpoint cannot be deleted before it has been created or updated."""
+    """The endpoint cannot be deleted before it has been created or updated; what belonged to it goes a while later."""
 
 
 def models_of(prefix: str, role_arn: str) -> list[str]:
@@ -70,6 +70,14 @@ def remove_model(name: str) -> None:
     """With its endpoint configuration."""
     _unless_gone("sagemaker", "delete_endpoint_config", EndpointConfigName=name)
     _unless_gone("sagemaker", "delete_model", ModelName=name)
+
+
+def expect_no_interfaces(security_group: str) -> None:
+    """SageMaker removes them some minutes after their endpoint. Raises StillChanging."""
+    in_group = {"Name": "group-id", "Values": [security_group]}
+    found = client("ec2").describe_network_interfaces(Filters=[in_group])["NetworkInterfaces"]
+    if found:
+        raise StillChanging(f"network interface {found[0]['NetworkInterfaceId']}")
 
 
 def _listed(operation: str, key: str, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,8 @@ class EndpointPlan:
     error_topic_arn: str
     blocked_words: tuple[str, ...] = ()
     watermark: str = ""
+    subnet_ids: tuple[str, ...] = ()
+    security_group_ids: tuple[str, ...] = ()
     output_key_arn: str = ""
     volume_key_arn: str = ""
     concurrent_invocations: int = CONCURRENT_INVOCATIONS
@@ -58,12 +60,16 @@ class EndpointPlan:
         return {
             "ModelName": self.config_name,
             "ExecutionRoleArn": self.role_arn,
+            **({"VpcConfig": self._network()} if self.subnet_ids else {}),
             "PrimaryContainer": {
                 "Image": self.image,
                 "ModelDataSource": {"S3DataSource": source},
                 "Environment": self._variables(),
             },
         }
+
+    def _network(self) -> dict[str, list[str]]:
+        return {"Subnets": list(self.subnet_ids), "SecurityGroupIds": list(self.security_group_ids)}
 
     def _variables(self) -> dict[str, str]:
         variables = {

@@ -80,6 +80,8 @@ def _plan(env: HostEnvironment, bucket: DataBucket, base_model: str) -> Endpoint
         error_topic_arn=env.inference_error_topic_arn,
         blocked_words=tuple(env.blocked_words),
         watermark=env.watermark,
+        subnet_ids=tuple(env.subnet_ids),
+        security_group_ids=tuple(env.security_group_ids),
         output_key_arn=env.output_key_arn,
         volume_key_arn=env.volume_key_arn,
     )

@@ -4,6 +4,8 @@ time. Without it endpoints would go on, and be billed, in an account where nothi
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -19,22 +21,25 @@ NEEDED_MS = 60_000  # before the end of the function's time: to tell CloudFormat
 
 
 def remove_everything(env: RemovalEnvironment, context: LambdaContext) -> None:
-    """Safe to repeat. Raises StillChanging when an endpoint is not done changing within the function's time."""
+    """Safe to repeat. Raises StillChanging when an endpoint is not done changing within the function's time, or its
+    network interfaces are still there, which hold on to the network."""
     for job in leftovers.running_jobs_of(env.resource_prefix, env.training_role_arn):
         logger.info("stopping a training job", extra={"job": job})
         leftovers.stop_job(job)
     models = leftovers.models_of(env.resource_prefix, env.inference_role_arn)
     for endpoint in leftovers.endpoints_with(set(models), env.resource_prefix):
         logger.info("removing an endpoint", extra={"endpoint": endpoint})
-        _remove_when_settled(endpoint, context)
+        _retry_while_changing(partial(leftovers.remove_endpoint, endpoint), context)
     for model in models:
         leftovers.remove_model(model)
+    if env.security_group_id:
+        _retry_while_changing(partial(leftovers.expect_no_interfaces, env.security_group_id), context)
 
 
-def _remove_when_settled(endpoint: str, context: LambdaContext) -> None:
+def _retry_while_changing(step: Callable[[], None], context: LambdaContext) -> None:
     while True:
         try:
-            leftovers.remove_endpoint(endpoint)
+            step()
         except leftovers.StillChanging:
             if context.get_remaining_time_in_millis() < NEEDED_MS:
                 raise

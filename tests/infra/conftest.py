@@ -24,6 +24,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
             settings.PRODUCTION,
             blocked_words=("red scarf", "hat"),
             watermark="made, by us",
+            private_hosting=True,
             inference_instance_type="ml.p3.2xlarge",  # has a volume
         )
         patch.setitem(settings.ENVIRONMENTS, "production", changed)

@@ -64,7 +64,12 @@ ACKNOWLEDGED = (
     Acknowledgement(
         wildcard(r"\*"),
         rf"(Hosting|Training)/{POLICY}",
-        "ecr:GetAuthorizationToken and cloudwatch:PutMetricData know no resource; a condition names the namespaces",
+        "pulling an image, metrics (a condition names the namespaces) and ec2:Describe…: actions that know no resource",
+    ),
+    Acknowledgement(
+        wildcard(r"ec2:network-interface/\*"),
+        rf"Hosting/{POLICY}",
+        "SageMaker makes them and gives them their names; the subnets and a condition on the network are the limit",
     ),
     Acknowledgement(
         wildcard(r"\*"),

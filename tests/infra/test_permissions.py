@@ -26,6 +26,11 @@ WITHOUT_RESOURCE = {
     "sagemaker:ListEndpoints",
     "sagemaker:ListTrainingJobs",
     "application-autoscaling:PutScalingPolicy",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeVpcs",
+    "ec2:DescribeDhcpOptions",
+    "ec2:DescribeSubnets",
+    "ec2:DescribeSecurityGroups",
     # log delivery of a state machine: https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
     "logs:CreateLogDelivery",
     "logs:GetLogDelivery",

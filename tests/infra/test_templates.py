@@ -11,7 +11,7 @@ from tests.infra.synthesis import Synthesis
 IGNORED = ["W3005"]
 
 
-@pytest.mark.parametrize("environment", ["local", "production"])
+@pytest.mark.parametrize("environment", ["local", "production", "guarded"])
 def test_cloudformation_knows_every_property(environment: str, request: pytest.FixtureRequest) -> None:
     synthesis: Synthesis = request.getfixturevalue(environment)
     problems = [

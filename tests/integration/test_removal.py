@@ -143,6 +143,38 @@ def test_only_running_jobs_under_our_role_are_ours(monkeypatch: pytest.MonkeyPat
     assert leftovers.running_jobs_of("dream", TRAINING_ROLE) == ["dream-rex-1"]
 
 
+def test_the_network_goes_after_its_last_interface(monkeypatch: pytest.MonkeyPatch, cloudformation: Any) -> None:
+    url, answers = cloudformation
+    ec2 = client("ec2")
+    network = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=network, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(GroupName="containers", Description="d", VpcId=network)["GroupId"]
+    others = ec2.create_security_group(GroupName="others", Description="d", VpcId=network)["GroupId"]
+    for one in (group, others):
+        made = ec2.create_network_interface(SubnetId=subnet, Groups=[one])["NetworkInterface"]
+        if one == group:
+            ours = made["NetworkInterfaceId"]
+    monkeypatch.setenv("SECURITY_GROUP_ID", group)
+    context = Context()
+    waited: list[float] = []
+
+    def sagemaker_removes_it(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            ec2.delete_network_interface(NetworkInterfaceId=ours)
+
+    monkeypatch.setattr(remove_endpoints.time, "sleep", sagemaker_removes_it)
+    remove_endpoints.handler(event("Delete", url), context)  # type: ignore[arg-type]
+    assert len(waited) == 2
+    assert answers[-1]["Status"] == "SUCCESS"
+
+    ec2.create_network_interface(SubnetId=subnet, Groups=[group])
+    context.remaining_ms = 1
+    remove_endpoints.handler(event("Delete", url), context)  # type: ignore[arg-type]
+    assert answers[-1]["Status"] == "FAILED"
+    assert "network interface eni-" in answers[-1]["Reason"]
+
+
 def test_an_endpoint_that_is_still_changing_is_waited_for_and_then_reported(
     monkeypatch: pytest.MonkeyPatch, cloudformation: Any
 ) -> None:

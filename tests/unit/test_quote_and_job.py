@@ -18,6 +18,7 @@ from lambdas.domain.pricing import INSTANCES, quote
 from lambdas.domain.training_job import Instance, training_job
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/0"
+NETWORK = {"subnet_ids": ("subnet-1", "subnet-2"), "security_group_ids": ("sg-1",)}
 
 
 def price(wanted: Hyperparameters, **more: float):  # type: ignore[no-untyped-def]
@@ -112,7 +113,7 @@ def test_a_key_encrypts_what_the_job_writes_and_is_not_named_for_disks_that_encr
     assert {instance_type.split(".")[1] for instance_type in INSTANCES}.isdisjoint(VOLUME_FAMILIES)
 
 
-def plan(**more: str) -> EndpointPlan:
+def plan(**more: Any) -> EndpointPlan:
     return EndpointPlan(
         prefix="dreamdrop", base_model="sd-2.1", base_model_checksum="c", bucket="b", image="i",
         role_arn="arn:aws:iam::1:role/r-inference-role-1", instance_type="ml.g5.xlarge", max_instances=1,
@@ -129,6 +130,13 @@ def test_a_key_encrypts_what_an_endpoint_answers_and_its_volume_if_it_has_one() 
     assert "KmsKeyId" not in str(plan().config())
 
 
+def test_a_model_is_told_of_a_network_if_there_is_one() -> None:
+    model = plan(**NETWORK).model()
+    assert_valid("CreateModel", model)
+    assert model["VpcConfig"] == {"Subnets": ["subnet-1", "subnet-2"], "SecurityGroupIds": ["sg-1"]}
+    assert "VpcConfig" not in plan().model()
+
+
 def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:
     made = plan()
     assert_valid("CreateModel", made.model())
@@ -136,7 +144,7 @@ def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:
     assert_valid("CreateEndpoint", made.endpoint())
     for change in (
         {"image": "other"}, {"blocked_words": ("hat",)}, {"watermark": "w"}, {"concurrent_invocations": 1},
-        {"output_key_arn": KEY}, {"volume_key_arn": KEY},
+        {"output_key_arn": KEY}, {"volume_key_arn": KEY}, NETWORK,
     ):  # fmt: skip
         changed = EndpointPlan(**{**vars(made), **change})
         assert changed.config_name != made.config_name
