@@ -57,6 +57,7 @@ class PlanEnvironment(StoreEnvironment):
     training_capacity: TrainingCapacity
     training_wait_seconds: int
     training_keep_alive_seconds: int
+    training_pause_seconds: int
     training_max_seconds: int
     training_budget_dollars: float = Field(description="A run whose limit costs more is refused.")
     output_key_arn: str = Field("", description="Encrypts what the job writes; empty: a key of AWS.")

@@ -25,6 +25,9 @@
     ├── TrainingError               the training job did not give a usable model
     │   ├── OutOfMemory             retryable, one memory tier lower     out_of_memory
     │   ├── NoCapacity              retryable, next rung of the ladder   no_capacity
+    │   ├── QuotaExceeded           retryable, next rung of the ladder   quota_exceeded
+    │   ├── SpotReclaimed           retryable, from the checkpoint       spot_reclaimed
+    │   ├── SageMakerFailed         retryable, after a pause             sagemaker_failed
     │   ├── TrainingKilled          retryable once                       training_killed
     │   ├── TrainingTimedOut        time_limit
     │   ├── TrainingStopped         training_stopped
@@ -225,7 +228,30 @@ class OutOfMemory(TrainingError):
 class NoCapacity(TrainingError):
     code = "no_capacity"
     retryable = True
-    default_cure = "Add instance types to the ladder, ask AWS for quota, or upload the dataset again later."
+    default_cure = (
+        "Upload any file of the dataset again later, or add instance types to training_instance_types in the settings."
+    )
+
+
+class QuotaExceeded(TrainingError):
+    code = "quota_exceeded"
+    retryable = True
+    default_cure = (
+        "Ask for a larger quota in AWS's Service Quotas (service Amazon SageMaker, quota '<instance type> for training "
+        "job usage'), or name other instance types in training_instance_types; then upload any file again."
+    )
+
+
+class SpotReclaimed(TrainingError):
+    code = "spot_reclaimed"
+    retryable = True
+    default_cure = "Upload any file of the dataset again, or set training_capacity to on-demand in the settings."
+
+
+class SageMakerFailed(TrainingError):
+    code = "sagemaker_failed"
+    retryable = True
+    default_cure = "Upload any file of the dataset again; if it persists, look at AWS's health dashboard."
 
 
 class TrainingKilled(TrainingError):

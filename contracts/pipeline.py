@@ -75,14 +75,23 @@ class DatasetReport(_Payload):
     error: ErrorReport | None
 
 
-class DatasetChecked(DatasetTaken):
+class Attempt(_Payload):
+    """How the training is to be tried: what Recover changes from one attempt to the next."""
+
+    attempt: int = Field(1, ge=1, description="Which attempt is to be planned; Recover counts it up.")
+    ladder_rung: int = Field(0, ge=0, description="Index into the deployment's instance types.")
+    ladder: int = Field(0, ge=0, description="How often every instance type has been tried already.")
+    memory_tier: int = Field(0, ge=0, description="0: as asked. Each tier further saves memory for speed.")
+    on_demand: bool = Field(False, description="Whatever the deployment's capacity is.")
+    without_quota: list[str] = Field([], description="Quotas that are 0 in this account.")
+    failures: dict[str, int] = Field({}, description="Codes of the failed attempts -> how often.")
+
+
+class DatasetChecked(DatasetTaken, Attempt):
     request: TrainingRequest
     instance_images: int
     class_images: int
     ignored: list[str]
-    attempt: int = Field(1, ge=1, description="Which attempt is to be planned; Recover counts it up.")
-    ladder_rung: int = Field(0, ge=0, description="Index into the deployment's instance types.")
-    memory_tier: int = Field(0, ge=0, description="0: as asked. Each tier further saves memory for speed.")
 
 
 class Quote(_Payload):
@@ -128,24 +137,23 @@ class CaughtError(_Payload):
     Cause: str = ""
 
 
-class FailedState(DatasetTaken):
+class FailedState(DatasetTaken, Attempt):
     """Input of Recover: what the failed state was given, plus the error. The rest depends on how far the run got."""
 
     error: CaughtError
-    attempt: int = 1
-    ladder_rung: int = 0
-    memory_tier: int = 0
     training_job: dict[str, Any] | None = None
     artifact_uri: str | None = None
 
+    @property
+    def tried(self) -> Attempt:
+        return Attempt.model_validate(self.model_dump(include=set(Attempt.model_fields)))
 
-class Recovery(_Payload):
+
+class Recovery(Attempt):
     """What Recover decides, laid over the failed state's payload: the next attempt to plan, or the failure to tell."""
 
     retry: bool
-    attempt: int | None = None
-    ladder_rung: int | None = None
-    memory_tier: int | None = None
+    wait_seconds: int = Field(0, ge=0, description="Before the next attempt is planned.")
     failure: ErrorReport | None = None
 
 

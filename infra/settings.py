@@ -54,6 +54,9 @@ class Settings:
     training_keep_alive_seconds: int = 600
     """How long the instance of a warm pool waits, billed, for the next job."""
 
+    training_pause_seconds: int = 30
+    """Shortest pause between two attempts at a training. Thirty times as long when no instance type is to be had."""
+
     training_max_seconds: int
     """MaxRuntimeInSeconds of one training job."""
 
@@ -125,6 +128,7 @@ LOCAL = Settings(
     quiet_period_seconds=2,
     default_base_model="toyworld",
     training_wait_seconds=2 * HOUR,
+    training_pause_seconds=1,
     training_max_seconds=HOUR // 2,
     training_budget_dollars=5,
     machine_timeout_seconds=4 * HOUR,

@@ -50,6 +50,7 @@ class TrainingPipeline(Construct):
             training_capacity=settings.training_capacity,
             training_wait_seconds=settings.training_wait_seconds,
             training_keep_alive_seconds=settings.training_keep_alive_seconds,
+            training_pause_seconds=settings.training_pause_seconds,
             training_max_seconds=settings.training_max_seconds,
             training_budget_dollars=settings.training_budget_dollars,
             output_key_arn=functions.key_arn,

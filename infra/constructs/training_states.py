@@ -15,11 +15,12 @@ ANSWER = "{% $states.result.Payload %}"
 INPUT_WITH_ANSWER = "{% $merge([$states.input, $states.result.Payload]) %}"
 WITH_ERROR = '{% $merge([$states.input, {"error": $states.errorOutput}]) %}'
 # An expression without a value leaves its key out: a job that never started bills nothing and names no seconds.
+# A job that was stopped is no success, whether the integration says so or not.
 TRAINED = (
-    "{% $merge([$states.input, {"
+    "{% $merge([$states.input, $states.result.TrainingJobStatus = 'Completed' ? {"
     '"artifact_uri": $states.result.ModelArtifacts.S3ModelArtifacts, '
     '"billable_seconds": $states.result.BillableTimeInSeconds'
-    "}]) %}"
+    '} : {"error": {"Error": "States.TaskFailed", "Cause": $string($states.result)}}]) %}'
 )
 
 
@@ -48,6 +49,12 @@ def training_states(scope: Construct, functions: StateFunctions, *, poll_seconds
     recover = _call(scope, "Recover", functions.recover, output=INPUT_WITH_ANSWER)
     tell_failed = _call(scope, "TellFailed", functions.tell_failed, output=INPUT)
 
+    trained = (
+        sfn.Choice.jsonata(scope, "IsTrained")
+        .when(sfn.Condition.jsonata("{% $exists($states.input.artifact_uri) %}"), judge)
+        .otherwise(recover)
+    )
+    pause = sfn.Wait.jsonata(scope, "PauseBeforeRetry", time=sfn.WaitTime.seconds("{% $states.input.wait_seconds %}"))
     wait = sfn.Wait.jsonata(scope, "WaitForEndpoint", time=sfn.WaitTime.duration(Duration.seconds(poll_seconds)))
     hosted = (
         sfn.Choice.jsonata(scope, "IsHosted")
@@ -59,12 +66,13 @@ def training_states(scope: Construct, functions: StateFunctions, *, poll_seconds
     )
     recover.next(
         sfn.Choice.jsonata(scope, "ShouldRetry")
-        .when(sfn.Condition.jsonata("{% $states.input.retry %}"), plan)
+        .when(sfn.Condition.jsonata("{% $states.input.retry %}"), pause.next(plan))
         .otherwise(tell_failed.next(_failed(scope)))
     )
     for task in (check, plan, judge, publish, host, tell_ready):
         task.add_catch(recover, errors=[sfn.Errors.ALL], outputs=WITH_ERROR)
-    return check.next(plan).next(train).next(judge).next(publish).next(host).next(hosted)
+    judge.next(publish).next(host).next(hosted)
+    return check.next(plan).next(train).next(trained)
 
 
 def _call(scope: Construct, state: str, function: lambda_.Function, output: str = ANSWER) -> tasks.LambdaInvoke:
@@ -78,7 +86,12 @@ def _call(scope: Construct, state: str, function: lambda_.Function, output: str 
         outputs=output,
         retry_on_service_exceptions=True,
     )
-    task.add_retry(errors=["Lambda.TooManyRequestsException", "Lambda.Unknown"], max_attempts=5, backoff_rate=2)
+    task.add_retry(
+        errors=["Lambda.TooManyRequestsException", "Lambda.Unknown"],
+        max_attempts=5,
+        backoff_rate=2,
+        jitter_strategy=sfn.JitterType.FULL,
+    )
     return task
 
 
@@ -96,7 +109,15 @@ def _train(scope: Construct) -> sfn.CustomState:
             "Resource": f"arn:{Aws.PARTITION}:states:::sagemaker:createTrainingJob.sync",
             "Arguments": "{% $states.input.training_job %}",
             "Output": TRAINED,
-            "Retry": [{"ErrorEquals": ["SageMaker.ThrottlingException"], "MaxAttempts": 6, "BackoffRate": 2}],
+            "Retry": [
+                {
+                    "ErrorEquals": ["SageMaker.ThrottlingException"],
+                    "IntervalSeconds": 2,
+                    "MaxAttempts": 6,
+                    "BackoffRate": 2,
+                    "JitterStrategy": "FULL",
+                }
+            ],
             # Not by add_catch: that leaves the output of a raw state's catch out.
             "Catch": [{"ErrorEquals": [sfn.Errors.ALL], "Output": WITH_ERROR, "Next": "Recover"}],
         },

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
+
+from pydantic import BaseModel
 
 from contracts.pipeline import DatasetChecked, Quote, TrainingCapacity
 from contracts.storage import (
@@ -25,6 +28,26 @@ from contracts.training import MEMORY_TIER
 # themselves; a VolumeKmsKeyId would be refused.
 VOLUME_GIB = 50
 LOSS_METRIC = {"Name": "train-loss", "Regex": r"train_avg_loss=([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"}
+
+
+class EndedJob(BaseModel):
+    """What decisions need of DescribeTrainingJob's answer, by its own names."""
+
+    TrainingJobStatus: str
+    SecondaryStatus: str = ""
+    FailureReason: str = ""
+    CreationTime: datetime | None = None
+    TrainingStartTime: datetime | None = None
+    TrainingEndTime: datetime | None = None
+    StoppingCondition: dict[str, int] = {}
+
+    @property
+    def has_waited_in_vain(self) -> bool:
+        """It was stopped before it started, and not from outside."""
+        pending = self.StoppingCondition.get("MaxPendingTimeInSeconds")
+        if pending is None or self.TrainingStartTime or not (self.CreationTime and self.TrainingEndTime):
+            return False
+        return self.TrainingEndTime - self.CreationTime >= timedelta(seconds=pending)
 
 
 @dataclass(frozen=True, kw_only=True)

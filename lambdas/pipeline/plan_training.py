@@ -23,7 +23,7 @@ def handler(checked: DatasetChecked) -> TrainingPlanned:
     wanted_sets = checked.request.class_image_sets(bucket.base_model(checked.request.base_model).checksum)
     subjects.use_class_images(checked.subject, wanted_sets)
     kept = {name: count for name in wanted_sets if (count := bucket.count(class_image_set_prefix(name)))}
-    capacity = env.training_capacity
+    capacity = "on-demand" if checked.on_demand else env.training_capacity
     price = quote(
         checked.request.hyperparameters,
         instance_type=env.training_instance_types[checked.ladder_rung],

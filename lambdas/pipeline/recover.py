@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from contracts.environment import PlanEnvironment
 from contracts.pipeline import FailedState, Recovery
 from lambdas.adapters.configuration import environment
@@ -12,6 +14,13 @@ from lambdas.pipeline.state import state
 
 @state(FailedState)
 def handler(failed: FailedState) -> Recovery:
-    decision = recover(failed, rungs=len(environment(PlanEnvironment).training_instance_types))
+    env = environment(PlanEnvironment)
+    decision = recover(
+        failed,
+        env.training_instance_types,
+        capacity=env.training_capacity,
+        pause_seconds=env.training_pause_seconds,
+        jitter=random.random(),  # noqa: S311  nothing secret
+    )
     logger.info("recovery", extra={"error": failed.error.plain(), "decision": decision.plain()})
     return decision

@@ -8,7 +8,10 @@ from typing import Any
 import jsonata
 import pytest
 
+from contracts.errors import TrainingTimedOut
+from contracts.pipeline import CaughtError
 from infra.settings import PRODUCTION
+from lambdas.domain.failures import classify
 from tests.infra.asl import definitions
 from tests.infra.synthesis import Synthesis
 
@@ -16,13 +19,14 @@ RECOVERED = ("CheckDataset", "PlanTraining", "Train", "JudgeModel", "PublishMode
 PATH = {
     "CheckDataset": "PlanTraining",
     "PlanTraining": "Train",
-    "Train": "JudgeModel",
+    "Train": "IsTrained",
     "JudgeModel": "PublishModel",
     "PublishModel": "HostModel",
     "HostModel": "IsHosted",
     "WaitForEndpoint": "HostModel",
     "TellReady": "Ready",
     "Recover": "ShouldRetry",
+    "PauseBeforeRetry": "PlanTraining",
     "TellFailed": "Failed",
 }
 LAMBDA_FAULTS = {
@@ -54,12 +58,14 @@ def test_the_states_follow_one_another_as_designed(machine: dict[str, Any]) -> N
     states = machine["States"]
     assert machine["StartAt"] == "CheckDataset"
     assert machine["QueryLanguage"] == "JSONata"
-    assert set(states) == {*PATH, "IsHosted", "ShouldRetry", "Ready", "Failed"}
+    assert set(states) == {*PATH, "IsTrained", "IsHosted", "ShouldRetry", "Ready", "Failed"}
     assert {name: state["Next"] for name, state in states.items() if "Next" in state} == PATH
     assert (states["Ready"]["Type"], states["Failed"]["Type"]) == ("Succeed", "Fail")
     assert states["IsHosted"]["Choices"][0]["Next"] == "TellReady"
     assert states["IsHosted"]["Default"] == "WaitForEndpoint"
-    assert states["ShouldRetry"]["Choices"][0]["Next"] == "PlanTraining"
+    assert states["IsTrained"]["Choices"][0]["Next"] == "JudgeModel"
+    assert states["IsTrained"]["Default"] == "Recover"
+    assert states["ShouldRetry"]["Choices"][0]["Next"] == "PauseBeforeRetry"
     assert states["ShouldRetry"]["Default"] == "TellFailed"
 
 
@@ -77,7 +83,9 @@ def test_the_ways_out_of_a_failure_do_not_lead_back_into_it(machine: dict[str, A
 
 def test_only_faults_of_lambda_itself_are_retried(machine: dict[str, Any]) -> None:
     retries = {name: state["Retry"] for name, state in machine["States"].items() if "Retry" in state}
-    assert retries.pop("Train")[0]["ErrorEquals"] == ["SageMaker.ThrottlingException"]  # turned away: no job was made
+    (train,) = retries.pop("Train")
+    assert train["ErrorEquals"] == ["SageMaker.ThrottlingException"]  # turned away: no job was made
+    assert train["JitterStrategy"] == "FULL"
     assert {error for retry in retries.values() for one in retry for error in one["ErrorEquals"]} == LAMBDA_FAULTS
 
 
@@ -89,10 +97,30 @@ def test_train_sends_the_planned_request_and_nothing_else(machine: dict[str, Any
 
 @pytest.mark.parametrize("billed", [{"BillableTimeInSeconds": 61}, {}])
 def test_a_trained_model_is_added_to_the_plan_billed_or_not(machine: dict[str, Any], billed: dict[str, int]) -> None:
-    answer = {"ModelArtifacts": {"S3ModelArtifacts": "s3://bucket/models/rex/output/model/"}, **billed}
+    artifacts = {"S3ModelArtifacts": "s3://bucket/models/rex/output/model/"}
+    answer = {"TrainingJobStatus": "Completed", "ModelArtifacts": artifacts, **billed}
     merged = evaluate(machine["States"]["Train"]["Output"], input=PLANNED, result=answer)
     seconds = {"billable_seconds": 61} if billed else {}
     assert merged == {**PLANNED, "artifact_uri": "s3://bucket/models/rex/output/model/", **seconds}
+    assert evaluate(machine["States"]["IsTrained"]["Choices"][0]["Condition"], input=merged) is True
+
+
+def test_a_job_that_was_stopped_is_no_success_even_if_the_integration_says_so(machine: dict[str, Any]) -> None:
+    """It has artifacts: SageMaker uploads what there is."""
+    answer = {
+        "TrainingJobStatus": "Stopped",
+        "SecondaryStatus": "MaxRuntimeExceeded",
+        "ModelArtifacts": {"S3ModelArtifacts": "s3://bucket/models/rex/output/model/"},
+    }
+    merged = evaluate(machine["States"]["Train"]["Output"], input=PLANNED, result=answer)
+    assert evaluate(machine["States"]["IsTrained"]["Choices"][0]["Condition"], input=merged) is False
+    assert isinstance(classify(CaughtError.model_validate(merged["error"])), TrainingTimedOut)
+
+
+def test_a_retry_waits_as_long_as_recover_says(machine: dict[str, Any]) -> None:
+    pause = machine["States"]["PauseBeforeRetry"]
+    assert pause["Type"] == "Wait"
+    assert evaluate(pause["Seconds"], input={"wait_seconds": 45}) == 45
 
 
 def test_what_recover_decides_is_laid_over_the_payload(machine: dict[str, Any]) -> None:

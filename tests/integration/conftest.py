@@ -142,6 +142,7 @@ def _variables(account: Account) -> dict[str, str]:
         "TRAINING_CAPACITY": "on-demand",
         "TRAINING_WAIT_SECONDS": "3600",
         "TRAINING_KEEP_ALIVE_SECONDS": "600",
+        "TRAINING_PAUSE_SECONDS": "30",
         "TRAINING_MAX_SECONDS": "10800",
         "TRAINING_BUDGET_DOLLARS": "5.0",
         "INFERENCE_IMAGE": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/inference:1",

@@ -1,58 +1,23 @@
-"""lambdas/domain/recovery.py: what failed, and whether another attempt is worth its money."""
+"""lambdas/domain/recovery.py: whether another attempt is worth its money, and what it does differently."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from contracts import errors
-from contracts.pipeline import CaughtError, FailedState
-from lambdas.domain.recovery import classify, recover
+from contracts.pipeline import CaughtError, FailedState, Recovery, TrainingCapacity
+from contracts.training import HIGHEST_MEMORY_TIER
+from lambdas.domain.recovery import MAX_LADDERS, recover
+from tests.unit.test_failures import job_error, lambda_error, quota_refusal, stopped
 
-
-def lambda_error(error: errors.DreamdropError) -> CaughtError:
-    cause = {"errorMessage": str(error), "errorType": type(error).__name__, "stackTrace": []}
-    return CaughtError(Error=type(error).__name__, Cause=json.dumps(cause))
-
-
-def job_error(reason: str, **more: str) -> CaughtError:
-    job = {"TrainingJobName": "j", "TrainingJobStatus": "Failed", "FailureReason": reason, **more}
-    return CaughtError(Error="States.TaskFailed", Cause=json.dumps(job))
-
-
-@pytest.mark.parametrize(
-    ("caught", "expected"),
-    [
-        (lambda_error(errors.EmptyDataset("none")), errors.EmptyDataset),
-        (lambda_error(errors.ModelRejected("blank")), errors.ModelRejected),
-        (
-            CaughtError(Error="KeyError", Cause='{"errorMessage": "\'x\'", "errorType": "KeyError"}'),
-            errors.InternalError,
-        ),
-        (CaughtError(Error="Lambda.Unknown", Cause="gone"), errors.InternalError),
-        (CaughtError(Error="States.Timeout"), errors.Interrupted),
-        (CaughtError(Error="SageMaker.ResourceLimitExceededException", Cause="quota"), errors.NoCapacity),
-        (job_error("CapacityError: Unable to provision requested ML compute capacity."), errors.NoCapacity),
-        (job_error(f"AlgorithmError: {errors.OutOfMemory('12 GiB')}, exit code: 1"), errors.OutOfMemory),
-        (job_error(f"AlgorithmError: {errors.UnreadableImage('a.png')}, exit code: 1"), errors.UnreadableImage),
-        (job_error("AlgorithmError: , exit code: 137"), errors.TrainingKilled),
-        (job_error("AlgorithmError: Segmentation fault, exit code: 139"), errors.TrainingCrashed),
-        (job_error("", TrainingJobStatus="Stopped", SecondaryStatus="MaxRuntimeExceeded"), errors.TrainingTimedOut),
-        (job_error("", TrainingJobStatus="Stopped", SecondaryStatus="Stopped"), errors.TrainingStopped),
-    ],
-)
-def test_every_failure_finds_its_class(caught: CaughtError, expected: type[errors.DreamdropError]) -> None:
-    error = classify(caught)
-    assert type(error) is expected
-    assert error.cause
-    assert error.cure
-
-
-def test_the_exit_code_does_not_end_up_in_the_cure() -> None:
-    error = classify(job_error(f"AlgorithmError: {errors.OutOfMemory('12 GiB')}, exit code: 1"))
-    assert error.report == errors.OutOfMemory("12 GiB").report
+LADDER = ("ml.g5.xlarge", "ml.g4dn.xlarge")
+FULL = job_error("CapacityError: Unable to provision requested ML compute capacity.")
+OUT_OF_MEMORY = job_error(f"AlgorithmError: {errors.OutOfMemory('full')}, exit code: 1")
+KILLED = job_error("AlgorithmError: , exit code: 137")
+RECLAIMED = stopped("MaxWaitTimeExceeded")
+BROKEN = job_error("InternalServerError: We encountered an internal error. Please try again.")
 
 
 def failed(error: CaughtError, **more: Any) -> FailedState:
@@ -61,36 +26,125 @@ def failed(error: CaughtError, **more: Any) -> FailedState:
     )
 
 
-def test_no_capacity_tries_the_next_rung_until_the_ladder_ends() -> None:
-    error = job_error("CapacityError: none")
-    first = recover(failed(error), rungs=2)
-    assert (first.retry, first.attempt, first.ladder_rung, first.memory_tier) == (True, 2, 1, 0)
-    last = recover(failed(error, attempt=2, ladder_rung=1), rungs=2)
-    assert not last.retry
-    assert last.failure is not None
-    assert last.failure.code == "no_capacity"
+def run_of(errors_in_turn: list[CaughtError], capacity: TrainingCapacity = "on-demand") -> list[Recovery]:
+    """What is decided after each failure of one run, up to its end."""
+    decisions: list[Recovery] = []
+    state: dict[str, Any] = {}
+    for error in errors_in_turn:
+        decisions.append(recover(failed(error, **state), LADDER, capacity=capacity, pause_seconds=30))
+        if not decisions[-1].retry:
+            break
+        state = decisions[-1].model_dump(exclude={"retry", "wait_seconds", "failure"})
+    return decisions
 
 
-def test_out_of_memory_tries_one_memory_tier_lower() -> None:
-    error = job_error(f"AlgorithmError: {errors.OutOfMemory('full')}, exit code: 1")
-    first = recover(failed(error), rungs=1)
-    assert (first.retry, first.memory_tier, first.ladder_rung) == (True, 1, 0)
-    assert not recover(failed(error, attempt=4, memory_tier=4), rungs=1).retry
+def code_of(decision: Recovery) -> str:
+    assert decision.failure is not None
+    return decision.failure.code
 
 
-def test_a_killed_training_is_tried_once_more() -> None:
-    error = job_error("AlgorithmError: , exit code: 137")
-    assert recover(failed(error), rungs=1).retry
-    assert not recover(failed(error, attempt=2), rungs=1).retry
+def no_quota(kind: str, rung: int = 0) -> CaughtError:
+    return quota_refusal(f"{LADDER[rung]} for {kind} usage", 0)
+
+
+def test_no_capacity_climbs_the_ladder_and_begins_it_again_after_a_longer_and_longer_wait() -> None:
+    decisions = run_of([FULL] * 20)
+    assert [one.ladder_rung for one in decisions[:-1]] == [1, 0, 1, 0, 1]
+    assert [one.ladder for one in decisions[:-1]] == [0, 1, 1, 2, 2]
+    assert [one.wait_seconds for one in decisions[:-1]] == [30, 900, 30, 1800, 30]
+    assert [one.attempt for one in decisions[:-1]] == [2, 3, 4, 5, 6]
+    assert len(decisions) == MAX_LADDERS * len(LADDER)
+    assert code_of(decisions[-1]) == "no_capacity"
+
+
+def test_a_quota_in_use_is_waited_for_like_capacity() -> None:
+    busy = quota_refusal("ml.g5.xlarge for training job usage", 1, used=1)
+    decisions = run_of([busy] * 20)
+    assert len(decisions) == MAX_LADDERS * len(LADDER)
+    assert code_of(decisions[-1]) == "quota_exceeded"
+
+
+def test_without_any_quota_the_run_ends_at_once_and_names_what_to_ask_for() -> None:
+    decisions = run_of([no_quota("training job", 0), no_quota("training job", 1)])
+    assert [one.retry for one in decisions] == [True, False]
+    assert code_of(decisions[-1]) == "quota_exceeded"
+    assert decisions[-1].failure is not None
+    for instance_type in LADDER:
+        assert f"'{instance_type} for training job usage'" in decisions[-1].failure.cause
+    assert "Service Quotas" in decisions[-1].failure.cure
+
+
+def test_an_instance_type_without_quota_is_left_out_from_then_on() -> None:
+    decisions = run_of([no_quota("training job", 0), *[FULL] * 20])
+    assert [one.ladder_rung for one in decisions[:-1]] == [1, 1, 1]
+    assert [one.ladder for one in decisions[:-1]] == [0, 1, 2]
+
+
+def test_without_spot_instances_the_ladder_is_climbed_on_demand() -> None:
+    for refusals in ([FULL, FULL], [no_quota("spot training job", 0), no_quota("spot training job", 1)]):
+        decisions = run_of([*refusals, FULL], capacity="spot")
+        assert [(one.ladder_rung, one.on_demand, one.ladder) for one in decisions] == [
+            (1, False, 0), (0, True, 0), (1, True, 0)
+        ]  # fmt: skip
+
+
+def test_without_a_quota_for_warm_pools_the_training_is_on_demand() -> None:
+    refusals = [no_quota("training warm pool", 0), no_quota("training warm pool", 1)]
+    assert [one.on_demand for one in run_of(refusals, capacity="warm-pool")] == [False, True]
+
+
+def test_a_reclaimed_training_goes_on_on_spot_once_and_then_on_demand() -> None:
+    decisions = run_of([RECLAIMED] * 5, capacity="spot")
+    assert [(one.retry, one.on_demand) for one in decisions] == [
+        (True, False),
+        (True, True),
+        (True, True),
+        (False, True),
+    ]
+    assert {one.memory_tier for one in decisions} == {0}
+    assert code_of(decisions[-1]) == "spot_reclaimed"
+
+
+def test_out_of_memory_tries_one_memory_tier_lower_while_there_is_one() -> None:
+    decisions = run_of([OUT_OF_MEMORY] * 10)
+    assert [one.memory_tier for one in decisions[:-1]] == list(range(1, HIGHEST_MEMORY_TIER + 1))
+    assert {one.ladder_rung for one in decisions} == {0}
+    assert code_of(decisions[-1]) == "out_of_memory"
+
+
+def test_a_killed_training_is_tried_once_more_whatever_else_failed_before() -> None:
+    decisions = run_of([FULL, KILLED, KILLED])
+    assert [one.retry for one in decisions] == [True, True, False]
+    assert decisions[1].memory_tier == 1
+    assert code_of(decisions[-1]) == "training_killed"
+
+
+def test_what_sagemaker_broke_is_tried_again_as_it_was_after_a_wait_that_doubles() -> None:
+    decisions = run_of([BROKEN] * 3)
+    assert [(one.retry, one.wait_seconds) for one in decisions] == [(True, 30), (True, 60), (False, 0)]
+    assert {(one.ladder_rung, one.memory_tier) for one in decisions} == {(0, 0)}
+    assert code_of(decisions[-1]) == "sagemaker_failed"
+
+
+def test_attempts_that_failed_together_do_not_come_back_together() -> None:
+    waits = [recover(failed(FULL), LADDER, pause_seconds=30, jitter=jitter).wait_seconds for jitter in (0, 0.3, 1)]
+    assert waits == [15, 24, 45]
 
 
 @pytest.mark.parametrize(
-    "error", [lambda_error(errors.EmptyDataset("none")), job_error("AlgorithmError: boom, exit code: 1")]
+    "error",
+    [
+        lambda_error(errors.EmptyDataset("none")),
+        job_error("AlgorithmError: boom, exit code: 1"),
+        stopped("MaxRuntimeExceeded"),
+        stopped(),
+        CaughtError(Error="States.Timeout"),
+    ],
 )
 def test_what_cannot_succeed_is_not_tried_again(error: CaughtError) -> None:
-    assert not recover(failed(error), rungs=4).retry
+    assert not recover(failed(error), LADDER).retry
 
 
 def test_a_failure_after_the_training_does_not_train_again() -> None:
     error = lambda_error(errors.OutOfMemory("odd"))
-    assert not recover(failed(error, artifact_uri="s3://b/k"), rungs=4).retry
+    assert not recover(failed(error, artifact_uri="s3://b/k"), LADDER).retry
