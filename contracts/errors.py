@@ -38,6 +38,7 @@
         ├── HostingFailed           hosting_failed
         ├── GenerationFailed        generation_failed
         ├── EndpointBusy            503, the same request may be sent again   endpoint_busy
+        ├── Unavailable             503, retried by the state machine   unavailable
         ├── GenerationExpired       generation_expired
         ├── Interrupted             interrupted
         └── InternalError           internal_error
@@ -306,6 +307,15 @@ class EndpointBusy(ServiceError):
     status = 503
     retryable = True
     default_cure = "Send the request again with the same Idempotency-Key in a few seconds."
+
+
+class Unavailable(ServiceError):
+    """A service of AWS that throttles, fails or does not answer, for longer than a function can wait."""
+
+    code = "unavailable"
+    status = 503
+    retryable = True
+    default_cure = "Try again in a minute; a dataset is tried again when any file of it is uploaded again."
 
 
 class GenerationExpired(ServiceError):

@@ -10,6 +10,9 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
+from contracts.errors import Unavailable
+
+DIED = ("Lambda.Unknown", "Runtime.ExitError", "Sandbox.Timedout")  # its process was killed, ended or took too long
 INPUT = "{% $states.input %}"
 ANSWER = "{% $states.result.Payload %}"
 INPUT_WITH_ANSWER = "{% $merge([$states.input, $states.result.Payload]) %}"
@@ -76,7 +79,8 @@ def training_states(scope: Construct, functions: StateFunctions, *, poll_seconds
 
 
 def _call(scope: Construct, state: str, function: lambda_.Function, output: str = ANSWER) -> tasks.LambdaInvoke:
-    """Hands the whole payload to the function. Retries only what Lambda itself got wrong."""
+    """Hands the whole payload to the function, which can be run again at any time: retried is what Lambda itself got
+    wrong, and what AWS may do a moment later; not what the function found wrong with the dataset or the model."""
     task = tasks.LambdaInvoke.jsonata(
         scope,
         f"{state}State",
@@ -87,11 +91,14 @@ def _call(scope: Construct, state: str, function: lambda_.Function, output: str 
         retry_on_service_exceptions=True,
     )
     task.add_retry(
-        errors=["Lambda.TooManyRequestsException", "Lambda.Unknown"],
-        max_attempts=5,
+        errors=["Lambda.TooManyRequestsException", Unavailable.__name__],
+        interval=Duration.seconds(2),
+        max_attempts=8,
         backoff_rate=2,
+        max_delay=Duration.minutes(1),
         jitter_strategy=sfn.JitterType.FULL,
     )
+    task.add_retry(errors=list(DIED), max_attempts=3, backoff_rate=2)
     return task
 
 

@@ -6,28 +6,39 @@ from functools import cache
 from typing import Any
 
 import boto3
+from botocore import exceptions
 from botocore.config import Config
 
-_CONFIG = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
+CONFIG = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
 
+_NOT_NOW = (
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+    "ProvisionedThroughputExceededException",
+    "TransactionInProgressException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+)
+_BROKEN = (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)
 
 # Presigned addresses need the newer signature in every region, and the region's own host: the global one redirects
 # requests for a new bucket elsewhere, where the signature does not hold.
-_S3_CONFIG = _CONFIG.merge(Config(signature_version="s3v4", s3={"addressing_style": "virtual"}))
+_S3_CONFIG = CONFIG.merge(Config(signature_version="s3v4", s3={"addressing_style": "virtual"}))
 
 
 @cache
 def client(service: str) -> Any:
-    return boto3.client(service, config=_S3_CONFIG if service == "s3" else _CONFIG)  # type: ignore[call-overload]
+    return boto3.client(service, config=_S3_CONFIG if service == "s3" else CONFIG)  # type: ignore[call-overload]
 
 
 def is_transient(error: Exception) -> bool:
-    """Throttling, an unavailable service, a broken connection: the same call may succeed a moment later."""
-    response: dict[str, Any] | None = getattr(error, "response", None)
-    if response is None:
-        return True
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status in (429, 503) or error_code(error) in ("ThrottlingException", "Throttling", "ServiceUnavailable")
+    """Throttling, a service that fails or is away, a broken connection: the same call may succeed a moment later."""
+    if isinstance(error, exceptions.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status == 429 or status >= 500 or error_code(error) in _NOT_NOW
+    return isinstance(error, _BROKEN)
 
 
 def error_code(error: Exception) -> str:

@@ -33,7 +33,7 @@ from contracts.storage import (
     waiting_item,
     wanted_classes_item,
 )
-from lambdas.adapters.clients import error_code
+from lambdas.adapters.clients import CONFIG, error_code
 from lambdas.domain.generations import LONGEST_WAIT, GenerationRow, deadline
 
 _SECONDS_A_DAY = 86400
@@ -41,7 +41,7 @@ _SECONDS_A_DAY = 86400
 
 @cache
 def _table(name: str) -> Any:
-    return boto3.resource("dynamodb").Table(name)
+    return boto3.resource("dynamodb", config=CONFIG).Table(name)
 
 
 def _now() -> str:

@@ -8,9 +8,10 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from pydantic import ValidationError
 
-from contracts.errors import CallerError, DreamdropError, ErrorReport, InternalError, InvalidRequest
+from contracts.errors import CallerError, DreamdropError, ErrorReport, InternalError, InvalidRequest, Unavailable
 from contracts.metrics import UNEXPECTED_ERRORS
 from contracts.training import describe
+from lambdas.adapters.clients import is_transient
 from lambdas.adapters.observability import logger, metrics
 
 
@@ -37,6 +38,8 @@ def _no_route(_error: NotFoundError) -> Response[str]:
 
 
 def _unexpected(error: Exception) -> Response[str]:
+    if is_transient(error):
+        return _own(Unavailable(f"A service of AWS does not answer as it should ({type(error).__name__})."))
     logger.exception("unexpected", exc_info=error)
     metrics.add_metric(name=UNEXPECTED_ERRORS, unit="Count", value=1)
     return _answer(500, InternalError("The request failed unexpectedly.").report)

@@ -517,6 +517,17 @@ def test_an_unknown_subject_and_one_that_is_not_ready(endpoint: Endpoint, api: A
     assert api.call("GET", "/v1/subjects/cat")[1]["error"] == report.model_dump()
 
 
+def test_a_table_that_throttles_for_long_is_told_as_a_503_that_may_be_tried_again(
+    endpoint: Endpoint, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def throttled(*_: Any) -> None:
+        raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}, "GetItem")
+
+    monkeypatch.setattr(Subjects, "hosted", throttled)
+    status, body = api.draw(ASK)
+    assert (status, body["error"]["code"]) == (503, "unavailable")
+
+
 def test_an_endpoint_that_refuses_is_our_fault_and_nothing_stays_queued(endpoint: Endpoint, api: Api) -> None:
     endpoint.refuses = "ValidationException"
     status, body = api.draw(ASK, **{"idempotency-key": "k"})

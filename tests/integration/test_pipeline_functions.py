@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from contracts import errors
 from contracts.artifact import (
@@ -678,3 +679,14 @@ def test_a_failed_retraining_leaves_the_old_version_serving(
 def test_missing_variables_are_named() -> None:
     with pytest.raises(ValueError, match="table_name"):
         StoreEnvironment.from_variables({"DATA_BUCKET": "b"})
+
+
+def test_a_step_that_aws_does_not_answer_says_so_by_a_name_that_is_retried(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def throttled(*_: Any) -> None:
+        raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "Rate exceeded"}}, "UpdateItem")
+
+    monkeypatch.setattr(Subjects, "enter", throttled)
+    with pytest.raises(errors.Unavailable, match="Rate exceeded"):
+        check_dataset.handler({"subject": "rex", "dataset_id": "0" * 12, "run_id": "r"}, context)
