@@ -181,6 +181,7 @@ class Run(_Payload):
     status: RunStatus
     stage: Stage
     stages: list[StageEntry] = Field(description="When each stage was entered; a retry enters some again.")
+    uploaded_at: datetime | None = Field(None, description="When the newest file of the dataset came, as S3 says.")
     version: str | None = None
     attempt: int | None = None
     quote: Quote | None = None

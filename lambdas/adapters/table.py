@@ -105,7 +105,7 @@ class Hosted(NamedTuple):
 class Subjects(_Rows):
     """pk SUBJECTS, sk <subject>; runs under pk SUBJECT#<subject>, sk RUN#<run>."""
 
-    def take(self, taken: DatasetTaken) -> bool:
+    def take(self, taken: DatasetTaken, uploaded_at: datetime) -> bool:
         """Records a new run, and makes it the subject's newest, in one transaction. False if it was known."""
         now = _now()
         run: dict[str, Any] = {
@@ -114,6 +114,7 @@ class Subjects(_Rows):
             "status": "running",
             "stage": "taken",
             "stages": [{"stage": "taken", "at": now}],
+            "uploaded_at": uploaded_at.isoformat(),
             "updated_at": now,
         }
         name = self._table.name

@@ -58,9 +58,11 @@ def dataset_id(
 
 
 def is_settled_by(run: Run, newest: bool, newest_upload: datetime) -> bool:
-    """Whether this run of the same contents answers the upload: it is the subject's newest, and it has not failed
-    before the upload came. Going back to earlier photos, or dropping them again after a failure, is a new run."""
-    return newest and not (run.status == "failed" and newest_upload > run.stages[-1].at)
+    """Whether this run of the same contents answers the upload: it is the subject's newest, and if it failed, nothing
+    has been uploaded since it was taken. Going back to earlier photos, or dropping them again after a failure, is a
+    new run. Both times are S3's: the clocks of functions may differ from it and from each other."""
+    since = run.uploaded_at is None or newest_upload > run.uploaded_at
+    return newest and not (run.status == "failed" and since)
 
 
 def info_of(files: list[TakenFile]) -> TakenFile | None:

@@ -81,7 +81,7 @@ def host(subject: str, version: str = VERSION, base_model: str = "tiny") -> None
     subjects = Subjects(TABLE)
     dataset = version.partition("-")[0]
     run = DatasetTaken(subject=subject, dataset_id=dataset, run_id=f"{subject}-{dataset}")
-    subjects.take(run)
+    subjects.take(run, datetime.now(UTC))
     subjects.enter(run, "training", version=version)
     subjects.promote(run, version, f"dreamdrop-{base_model}", base_model, f"a photo of sks {subject}")
 
@@ -369,7 +369,7 @@ def test_a_mixture_that_cannot_be_is_refused(
     host("cat")
     host("cow")
     host("elk", base_model="other")
-    Subjects(TABLE).take(DatasetTaken(subject="cub", dataset_id="0" * 12, run_id="cub-0"))
+    Subjects(TABLE).take(DatasetTaken(subject="cub", dataset_id="0" * 12, run_id="cub-0"), datetime.now(UTC))
     _, body = api.draw(ASK | {"mix": [{"subject": "cat"}, other]})
     assert body["error"]["code"] == code
     assert named in body["error"]["cause"]
@@ -507,7 +507,7 @@ def test_a_thousand_random_bodies_never_break_the_api(endpoint: Endpoint, api: A
 
 def test_an_unknown_subject_and_one_that_is_not_ready(endpoint: Endpoint, api: Api) -> None:
     assert api.draw(ASK | {"subject": "cat"})[1]["error"]["code"] == "unknown_subject"
-    Subjects(TABLE).take(DatasetTaken(subject="cat", dataset_id="0" * 12, run_id="cat-0"))
+    Subjects(TABLE).take(DatasetTaken(subject="cat", dataset_id="0" * 12, run_id="cat-0"), datetime.now(UTC))
     status, body = api.draw(ASK | {"subject": "cat"})
     assert (status, body["error"]["code"]) == (409, "subject_not_ready")
     report = EmptyDataset("no photo").report

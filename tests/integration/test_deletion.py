@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -322,7 +323,7 @@ def test_what_is_dropped_during_the_deletion_waits(account: Account, context: Co
     with pytest.raises(Exception, match="being deleted"):
         take(context, dataset_prefix("dog") + "a.png")
     with pytest.raises(ClientError):  # one that looked a moment before the request
-        Subjects(TABLE).take(DatasetTaken(subject="dog", dataset_id="0" * 12, run_id="dog-0"))
+        Subjects(TABLE).take(DatasetTaken(subject="dog", dataset_id="0" * 12, run_id="dog-0"), datetime.now(UTC))
     assert account.executions() == []
 
 

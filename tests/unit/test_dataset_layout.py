@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.errors import EmptyDataset, InvalidFileName, TooManyImages
-from contracts.pipeline import TakenFile
-from lambdas.domain.datasets import dataset_id, is_superseded, lay_out, shortened
+from contracts.pipeline import Run, StageEntry, TakenFile
+from lambdas.domain.datasets import dataset_id, is_settled_by, is_superseded, lay_out, shortened
 
 
 def files(*paths: str) -> list[TakenFile]:
@@ -82,3 +82,21 @@ def test_an_event_is_superseded_by_a_later_upload_only() -> None:
     assert not is_superseded(event, event)
     assert not is_superseded(event, event + timedelta(seconds=1))
     assert is_superseded(event, event + timedelta(seconds=2))
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=-4), timedelta(0), timedelta(minutes=4)])
+def test_a_failed_run_answers_what_was_uploaded_before_it_was_taken_whatever_our_clock_says(off: timedelta) -> None:
+    uploaded = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    failed = Run(
+        id="dog-1",
+        dataset_id="1",
+        status="failed",
+        stage="failed",
+        stages=[StageEntry(stage="failed", at=uploaded + timedelta(seconds=70) + off)],
+        uploaded_at=uploaded,
+    )
+    assert is_settled_by(failed, newest=True, newest_upload=uploaded)
+    assert not is_settled_by(failed, newest=True, newest_upload=uploaded + timedelta(seconds=90))
+    assert not is_settled_by(failed, newest=False, newest_upload=uploaded)
+    running = failed.model_copy(update={"status": "running"})
+    assert is_settled_by(running, newest=True, newest_upload=uploaded + timedelta(seconds=90))
