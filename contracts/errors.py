@@ -24,6 +24,7 @@
     │   └── OverBudget              422  over_budget
     ├── TrainingError               the training job did not give a usable model
     │   ├── OutOfMemory             retryable, one memory tier lower     out_of_memory
+    │   ├── OutOfDisk               out_of_disk
     │   ├── NoCapacity              retryable, next rung of the ladder   no_capacity
     │   ├── QuotaExceeded           retryable, next rung of the ladder   quota_exceeded
     │   ├── SpotReclaimed           retryable, from the checkpoint       spot_reclaimed
@@ -224,6 +225,11 @@ class OutOfMemory(TrainingError):
     code = "out_of_memory"
     retryable = True
     default_cure = "Use method lora, a smaller resolution or batch_size 1, or a larger instance."
+
+
+class OutOfDisk(TrainingError):
+    code = "out_of_disk"
+    default_cure = "Use method lora, fewer class images or a smaller base model, or an instance with a larger disk."
 
 
 class NoCapacity(TrainingError):

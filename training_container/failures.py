@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contracts.errors import DreamdropError, OutOfMemory, TrainingCrashed
+import errno
+
+from contracts.errors import DreamdropError, OutOfDisk, OutOfMemory, TrainingCrashed
 
 MAX_CAUSE_CHARACTERS = 600  # leaves room for the cure within SageMaker's 1024
 
@@ -18,10 +20,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES)
 
 
+def is_out_of_disk(error: BaseException) -> bool:
+    """Python says it by number, safetensors in words."""
+    return (
+        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in str(error).lower()
+    )
+
+
 def as_training_failure(error: Exception) -> DreamdropError:
-    """Typed errors stay as they are; the rest is OutOfMemory or TrainingCrashed."""
+    """Typed errors stay as they are; the rest is OutOfDisk, OutOfMemory or TrainingCrashed."""
     if isinstance(error, DreamdropError):
         return error
+    if is_out_of_disk(error):
+        return OutOfDisk("The instance's disk is full.")
     if is_out_of_memory(error):
         return OutOfMemory("The training needs more memory than the instance has.")
     return TrainingCrashed(f"{type(error).__name__}: {error}"[:MAX_CAUSE_CHARACTERS])

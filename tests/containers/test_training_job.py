@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -402,6 +403,12 @@ def test_out_of_memory_in_the_loop_is_called_by_its_name(
     with pytest.raises(torch.OutOfMemoryError) as caught:
         run_job(tmp_path / "job", tiny_base_model, small_dataset)
     assert as_training_failure(caught.value).code == "out_of_memory"
+
+
+def test_a_full_disk_has_a_name_of_its_own() -> None:
+    assert as_training_failure(OSError(errno.ENOSPC, "No space left on device")).code == "out_of_disk"
+    assert as_training_failure(RuntimeError("I/O error: No space left on device (os error 28)")).code == "out_of_disk"
+    assert as_training_failure(OSError(errno.EACCES, "Permission denied")).code == "training_crashed"
 
 
 def test_a_real_allocation_that_fails_is_out_of_memory() -> None:
