@@ -101,3 +101,4 @@ class ApiEnvironment(StoreEnvironment):
     url_lifetime_seconds: int
     deletion_queue_url: str
     blocked_words: Texts = []
+    oidc_issuer: str = Field("", description="Whose tokens callers show; empty: they sign their requests.")

@@ -1,4 +1,4 @@
-"""The HTTP API as a function call: requests signed with SigV4, answers parsed, failures raised as typed errors.
+"""The HTTP API as a function call: requests signed or with a token, answers parsed, failures raised as typed errors.
 
 Beside it, what the API's presigned addresses are for: pictures fetched and source pictures stored.
 """
@@ -17,7 +17,7 @@ from botocore.httpsession import URLLib3Session
 from pydantic import ValidationError
 
 from contracts.errors import ERRORS_BY_CODE, DreamdropError, ErrorReport, InternalError, Unauthenticated
-from dreamdrop.deployment import Deployment, NoDeployment
+from dreamdrop.deployment import TOKEN_VARIABLE, Deployment, NoDeployment
 
 TIMEOUT_SECONDS = 35  # an HTTP API answers within 30 seconds or not at all
 UPLOAD_TIMEOUT_SECONDS = 300
@@ -43,12 +43,13 @@ def error_from(report: ErrorReport) -> DreamdropError:
 
 
 class Api:
-    """Signed requests to one deployment. Every request here may be repeated safely, so transient failures are."""
+    """Requests to one deployment. Every request here may be repeated safely, so transient failures are."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._base = deployment.api_url.rstrip("/")
         self._session = deployment.session()
         self._region = deployment.region
+        self._token = deployment.token
         self._http = URLLib3Session(timeout=TIMEOUT_SECONDS)
 
     def call(
@@ -76,14 +77,20 @@ class Api:
         raise AssertionError("the last attempt returns or raises")
 
     def _send(self, method: str, path: str, content: bytes, headers: dict[str, str]) -> AWSResponse:
-        credentials = self._session.get_credentials()
-        if credentials is None:
-            raise NoDeployment("No AWS credentials were found; configure them (aws configure, aws sso login).")
         request = AWSRequest(
             method, self._base + path, headers={"content-type": "application/json"} | headers, data=content
         )
-        SigV4Auth(credentials.get_frozen_credentials(), "execute-api", self._region).add_auth(request)
+        if self._token:
+            request.headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
+        else:
+            self._sign(request)
         return self._http.send(request.prepare())
+
+    def _sign(self, request: AWSRequest) -> None:
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            raise NoDeployment("No AWS credentials were found; configure them (aws configure, aws sso login).")
+        SigV4Auth(credentials.get_frozen_credentials(), "execute-api", self._region).add_auth(request)
 
 
 def fetch(url: str) -> bytes:
@@ -120,6 +127,7 @@ def _refusal(response: AWSResponse) -> DreamdropError:
     if response.status_code in (401, 403):
         return Unauthenticated(
             f"The API refused the caller (HTTP {response.status_code}: {answer}).",
-            "Use credentials whose policy allows execute-api:Invoke on this API.",
+            "Use credentials whose policy allows execute-api:Invoke on this API; or, if it wants tokens of an issuer, "
+            f"put one that is still valid into {TOKEN_VARIABLE}.",
         )
     return InternalError(f"The API answered HTTP {response.status_code}: {answer}")

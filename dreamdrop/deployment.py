@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Self
 
 import boto3
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 LOCAL_OUTPUTS = Path(".local/outputs.json")
+TOKEN_VARIABLE = "DREAMDROP_TOKEN"  # noqa: S105 - a name
 LOCAL_SECRET = "local"  # noqa: S105 - the local cloud knows no secrets
 
 # Names of the stacks' outputs -> fields below.
@@ -36,6 +38,7 @@ class Deployment(BaseModel):
     subject_topic_arn: str
     endpoint_url: str | None = None  # local only
     account: str | None = None  # local only: also the access key
+    token: SecretStr | None = None  # where callers show tokens instead of signing
 
     @classmethod
     def from_outputs(cls, outputs: dict[str, str], **where: str) -> Self:
@@ -65,7 +68,8 @@ class Deployment(BaseModel):
             except cloudformation.exceptions.ClientError as error:
                 raise NoDeployment(f"No stack {stack} in {session.region_name}: {error}") from error
             outputs |= {o["OutputKey"]: o["OutputValue"] for o in described.get("Outputs", [])}
-        return cls.from_outputs(outputs, region=session.region_name)
+        token = os.environ.get(TOKEN_VARIABLE)
+        return cls.from_outputs(outputs, region=session.region_name, **({"token": token} if token else {}))
 
     def session(self) -> boto3.Session:
         if self.endpoint_url is None:

@@ -14,6 +14,7 @@ from contracts.storage import MAX_RESOURCE_PREFIX_LENGTH, RESOURCE_PREFIX_PATTER
 HOUR = 3600
 SHORTEST_WAIT_SECONDS = 1800  # CreateTrainingJob, MaxPendingTimeInSeconds
 LONGEST_KEEP_ALIVE_SECONDS = 3600  # https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html
+ISSUER_PATTERN = r"https://[^\s?#]+"
 LONGEST_VARIABLE_BYTES = 1024  # of a container's environment: CreateModel, EnvironmentValue
 
 # All have 16 GB of GPU memory or more. The next rung is taken when one has no capacity or no quota.
@@ -76,6 +77,13 @@ class Settings:
     """Endpoints run in a network of their own, from which S3 alone can be reached, and there the data bucket alone.
     Costs nothing but the cents of its flow log. docs/security.md says what stays possible."""
 
+    oidc_issuer: str = ""
+    """Who may call: holders of a token (JWT) of this OpenID Connect issuer, as its `iss` says, instead of principals of
+    the account. Costs nothing."""
+
+    oidc_audience: tuple[str, ...] = ()
+    """What such a token's `aud` (or `client_id`) must name one of."""
+
     blocked_words: tuple[str, ...] = ()
     """A prompt with one of these words or phrases is refused: by the API from the deployment on, by an endpoint that
     is asked itself from the next training on."""
@@ -119,6 +127,10 @@ class Settings:
             raise ValueError(f"training_wait_seconds: SageMaker takes {SHORTEST_WAIT_SECONDS} or more.")
         if not 1 <= self.training_keep_alive_seconds <= LONGEST_KEEP_ALIVE_SECONDS:
             raise ValueError(f"training_keep_alive_seconds: SageMaker takes 1 to {LONGEST_KEEP_ALIVE_SECONDS}.")
+        if bool(self.oidc_issuer) != any(self.oidc_audience):
+            raise ValueError("oidc_issuer, oidc_audience: set both, or neither for signed requests.")
+        if self.oidc_issuer and not re.fullmatch(ISSUER_PATTERN, self.oidc_issuer):
+            raise ValueError(f"oidc_issuer: {self.oidc_issuer!r} is not an https address without query and fragment.")
         for name, text in (("blocked_words", ",".join(self.blocked_words)), ("watermark", self.watermark)):
             if len(text.encode()) > LONGEST_VARIABLE_BYTES:
                 raise ValueError(f"{name}: {len(text.encode())} bytes are too many; at most {LONGEST_VARIABLE_BYTES}.")

@@ -1,4 +1,4 @@
-"""The HTTP API: seven routes for callers with AWS credentials, and the page and the contract for everybody."""
+"""The HTTP API: the routes for callers who are known, and the page and the contract for everybody."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_sqs as sqs
-from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer
+from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer, HttpJwtAuthorizer
 from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
 from aws_cdk.aws_logs import ILogGroup
 from constructs import Construct
@@ -35,6 +35,7 @@ ACCESS_LOG_FIELDS = {
     "requestId": "$context.requestId",
     "requestTime": "$context.requestTime",
     "caller": "$context.identity.userArn",
+    "subject": "$context.authorizer.claims.sub",
     "routeKey": "$context.routeKey",
     "status": "$context.status",
     "latencyMs": "$context.responseLatency",
@@ -57,6 +58,7 @@ class GenerationApi(Construct):
                 url_lifetime_seconds=settings.url_lifetime_seconds,
                 deletion_queue_url=deletion_queue.queue_url,
                 blocked_words=list(settings.blocked_words),
+                oidc_issuer=settings.oidc_issuer,
             ),
             timeout_seconds=API_TIMEOUT_SECONDS,
         )
@@ -65,7 +67,7 @@ class GenerationApi(Construct):
             "Api",
             api_name=settings.prefix,
             create_default_stage=False,
-            default_authorizer=HttpIamAuthorizer(),
+            default_authorizer=_authorizer(settings),
         )
         integration = HttpLambdaIntegration("Integration", self.function)
         signed = [
@@ -109,6 +111,12 @@ class GenerationApi(Construct):
             ),
         )
         stage.node.add_dependency(*signed)  # it names them, in a text that CloudFormation does not read
+
+
+def _authorizer(settings: Settings) -> apigateway.IHttpRouteAuthorizer:
+    if settings.oidc_issuer:
+        return HttpJwtAuthorizer("Issuer", settings.oidc_issuer, jwt_audience=list(settings.oidc_audience))
+    return HttpIamAuthorizer()
 
 
 def _limits(throttling: Throttling) -> dict[str, int]:

@@ -138,7 +138,7 @@ def delete(name: str) -> Response[str]:
 
 @app.get("/v1/openapi.json")
 def schema() -> dict[str, Any]:
-    return openapi.document()
+    return openapi.document(environment(ApiEnvironment).oidc_issuer)
 
 
 @app.get("/")

@@ -21,20 +21,21 @@ VERSION = "1"
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1, served as /v1/openapi.json: the API's address is relative to that."""
+def document(oidc_issuer: str = "") -> dict[str, Any]:
+    """OpenAPI 3.1, served as /v1/openapi.json: the API's address is relative to that. Callers sign, or show a token."""
     _, schema = models_json_schema(
         [(GenerationRequest, "validation"), (Generation, "serialization"), (Subject, "serialization"),
          (PictureSource, "serialization"), (ErrorReport, "serialization")],
         ref_template=_REFERENCE,
     )  # fmt: skip
+    scheme, described = _security_scheme(oidc_issuer)
     error = {"type": "object", "properties": {"error": _ref(ErrorReport), "correlation_id": {"type": "string"}}}
     subjects = {"type": "object", "properties": {"subjects": {"type": "array", "items": _ref(Subject)}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Dreamdrop", "version": VERSION, "description": "Draw your subjects anywhere."},
         "servers": [{"url": ".."}],
-        "security": [{"sigv4": []}],
+        "security": [{scheme: []}],
         "paths": {
             "/v1/generations": {"post": _draw()},
             "/v1/generations/{id}": {"get": _get("One generation", _ref(Generation), "id"), "delete": _cancel()},
@@ -47,11 +48,17 @@ def document() -> dict[str, Any]:
         },
         "components": {
             "schemas": {**schema["$defs"], "Error": error},
-            "securitySchemes": {
-                "sigv4": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "AWS SigV4"}
-            },
+            "securitySchemes": {scheme: described},
         },
     }
+
+
+def _security_scheme(oidc_issuer: str) -> tuple[str, dict[str, str]]:
+    """(name, what OpenAPI says of it). The page asks for credentials by the name."""
+    if oidc_issuer:
+        configuration = f"{oidc_issuer.rstrip('/')}/.well-known/openid-configuration"
+        return "oidc", {"type": "openIdConnect", "openIdConnectUrl": configuration}
+    return "sigv4", {"type": "apiKey", "in": "header", "name": "Authorization", "description": "AWS SigV4"}
 
 
 def _ref(model: type) -> dict[str, str]:

@@ -25,6 +25,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
             blocked_words=("red scarf", "hat"),
             watermark="made, by us",
             private_hosting=True,
+            oidc_issuer="https://login.example/realms/art",
+            oidc_audience=("dreamdrop", "dreamdrop-beta"),
             inference_instance_type="ml.p3.2xlarge",  # has a volume
         )
         patch.setitem(settings.ENVIRONMENTS, "production", changed)

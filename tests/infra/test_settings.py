@@ -46,6 +46,27 @@ def test_what_sagemaker_would_refuse_is_refused_first(setting: str, seconds: int
         replace(LOCAL, **{setting: seconds})
 
 
+@pytest.mark.parametrize(
+    ("issuer", "audience"),
+    [
+        ("https://login.example", ()),
+        ("https://login.example", ("",)),
+        ("", ("dreamdrop",)),
+        ("http://login.example", ("dreamdrop",)),
+        ("https://login.example/#realm", ("dreamdrop",)),  # what follows is how a row tells issuer and subject apart
+        ("login.example", ("dreamdrop",)),
+    ],
+)
+def test_an_issuer_that_could_let_nobody_or_anybody_in_is_refused(issuer: str, audience: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="oidc_issuer"):
+        replace(LOCAL, oidc_issuer=issuer, oidc_audience=audience)
+    assert replace(LOCAL, oidc_issuer="https://login.example/realms/art", oidc_audience=("dreamdrop",)).oidc_issuer
+
+
+def test_callers_sign_by_default() -> None:
+    assert {(settings.oidc_issuer, settings.oidc_audience) for settings in ENVIRONMENTS.values()} == {("", ())}
+
+
 def test_nothing_is_blocked_or_marked_by_default() -> None:
     assert {(settings.blocked_words, settings.watermark) for settings in ENVIRONMENTS.values()} == {((), "")}
 

@@ -86,13 +86,30 @@ def test_callers_sign_every_route_but_the_page_and_the_contract(local: Synthesis
         assert authorization == {**dict.fromkeys(SIGNED, "AWS_IAM"), **dict.fromkeys(OPEN, "NONE")}
 
 
+def test_callers_show_a_token_of_the_issuer_where_one_is_set(guarded: Synthesis) -> None:
+    (name,) = guarded.resources("AWS::ApiGatewayV2::Authorizer")
+    authorizer = guarded.properties("AWS::ApiGatewayV2::Authorizer")[name]
+    assert authorizer["AuthorizerType"] == "JWT"
+    assert authorizer["IdentitySource"] == ["$request.header.Authorization"]
+    assert authorizer["JwtConfiguration"] == {
+        "Issuer": "https://login.example/realms/art", "Audience": ["dreamdrop", "dreamdrop-beta"],
+    }  # fmt: skip
+    routes = {route["RouteKey"]: route for route in guarded.properties("AWS::ApiGatewayV2::Route").values()}
+    assert {key: route["AuthorizationType"] for key, route in routes.items()} == {
+        **dict.fromkeys(SIGNED, "JWT"), **dict.fromkeys(OPEN, "NONE"),
+    }  # fmt: skip
+    assert {text for key in SIGNED for text in [routes[key]["AuthorizerId"]["Ref"]]} == {name}
+
+
 def test_the_api_is_throttled_and_logs_its_callers(production: Synthesis) -> None:
     stage = only(production.properties("AWS::ApiGatewayV2::Stage"))
     assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 50, "ThrottlingBurstLimit": 100}
     assert set(stage["RouteSettings"]) == {route for route in SIGNED if not route.startswith("GET ")}
     for limits in stage["RouteSettings"].values():
         assert limits == {"ThrottlingRateLimit": 10, "ThrottlingBurstLimit": 20}
-    assert "$context.identity.userArn" in stage["AccessLogSettings"]["Format"]
+    assert {"$context.identity.userArn", "$context.authorizer.claims.sub"} <= set(
+        json.loads(stage["AccessLogSettings"]["Format"]).values()
+    )
 
 
 def test_the_stage_waits_for_the_routes_that_it_names(production: Synthesis) -> None:

@@ -106,9 +106,18 @@ class Api:
         self.context = context
 
     def call(
-        self, method: str, path: str, body: Any = None, owner: str | None = ARTIST, **headers: str
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        owner: str | None = ARTIST,
+        claims: dict[str, str] | None = None,
+        **headers: str,
     ) -> tuple[int, Any]:
+        """As the authorizer passes it on: of a signed request, or with the claims of a token."""
         authorizer = {"authorizer": {"iam": {"userArn": owner}}} if owner else {}
+        if claims is not None:
+            authorizer = {"authorizer": {"jwt": {"claims": claims, "scopes": None}}}
         event = {
             "version": "2.0", "routeKey": "$default", "rawPath": path, "rawQueryString": "", "headers": headers,
             "requestContext": {"http": {"method": method, "path": path}, "requestId": "r-1", "stage": "$default",
@@ -661,6 +670,39 @@ def test_page_and_document_are_open_to_all(endpoint: Endpoint, api: Api) -> None
     assert document["paths"]["/v1/sources"]["post"]["responses"].keys() >= {"201", "401"}
     assert "prompt_rejected" in document["paths"]["/v1/generations"]["post"]["responses"]["422"]["description"]
     assert api.call("GET", "/nowhere")[0] == 404
+
+
+def test_the_owner_of_a_token_is_issuer_and_subject(endpoint: Endpoint, api: Api) -> None:
+    ada = {"iss": "https://login.example", "sub": "ada", "aud": "dreamdrop", "email": "ada@example.org"}
+    status, accepted = api.draw(ASK, claims=ada)
+    assert status == 202
+    path = f"/v1/generations/{accepted['id']}"
+    assert api.call("GET", path, claims=ada)[0] == 200
+    assert api.call("GET", path, claims=ada | {"email": "new@example.org"})[0] == 200
+    strangers = ({"sub": "bob"}, {"iss": "https://other.example"}, {"sub": "ADA"})
+    for stranger in strangers:  # whatever they say of themselves elsewhere
+        claims = ada | stranger
+        assert api.call("GET", path, claims=claims, **{"x-user": "ada", "x-amzn-oidc-identity": "ada"})[0] == 404
+    assert api.call("GET", path, owner="ada")[0] == 404
+    assert api.call("GET", path, owner="https://login.example#ada/session")[0] == 404
+
+
+@pytest.mark.parametrize("claims", [{}, {"iss": "https://login.example"}, {"sub": "ada"}, {"iss": "", "sub": ""}])
+def test_a_token_that_names_nobody_is_nobodys(endpoint: Endpoint, api: Api, claims: dict[str, str]) -> None:
+    status, body = api.draw(ASK, claims=claims, authorization="Bearer t")
+    assert (status, body["error"]["code"]) == (401, "unauthenticated")
+    assert endpoint.requests == []
+
+
+@pytest.mark.parametrize(("issuer", "scheme"), [(None, "sigv4"), ("https://login.example", "oidc")])
+def test_the_contract_names_what_the_deployment_asks_of_callers(
+    account: Account, api: Api, monkeypatch: pytest.MonkeyPatch, issuer: str | None, scheme: str
+) -> None:
+    if issuer:
+        monkeypatch.setenv("OIDC_ISSUER", issuer)
+    _, document = api.call("GET", "/v1/openapi.json", owner=None)
+    assert document["security"] == [{scheme: []}]
+    assert set(document["components"]["securitySchemes"]) == {scheme}
 
 
 def test_a_sleeping_endpoint_is_woken(account: Account) -> None:

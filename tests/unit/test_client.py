@@ -20,7 +20,7 @@ from contracts.generation import Generation, GenerationRequest, Picture, Picture
 from contracts.pipeline import Run, Subject
 from dreamdrop import api
 from dreamdrop.client import Client, NotTaken, StillRunning, files_to_drop
-from dreamdrop.deployment import Deployment
+from dreamdrop.deployment import STACK_OUTPUTS, Deployment
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 Answer = tuple[int, Any]
@@ -118,6 +118,37 @@ def generation(status: Any, **more: Any) -> Answer:
     return 200, Generation(
         id="0" * 32, status=status, subject="robot", version="v", request=request, created_at=NOW, **more
     ).model_dump(mode="json")
+
+
+def test_a_token_is_shown_instead_of_a_signature(server: Server) -> None:
+    server.when(ROBOT, subject())
+    Client(deployment(server.url, token="t.t.t")).subject("robot")
+    Client(deployment(server.url)).subject("robot")
+    shown, signed = (headers["authorization"] for _, headers, _ in server.requests)
+    assert shown == "Bearer t.t.t"
+    assert signed.startswith("AWS4-HMAC-SHA256 ")
+
+
+@pytest.mark.parametrize("token", [None, "t.t.t"])
+def test_a_deployment_in_an_account_takes_the_token_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    outputs = {name: {"Value": "v"} for name in STACK_OUTPUTS}
+    template = json.dumps({"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": outputs})
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.delenv("DREAMDROP_TOKEN", raising=False)
+    if token:
+        monkeypatch.setenv("DREAMDROP_TOKEN", token)
+    with mock_aws():
+        for stack in ("art-data", "art-service"):
+            boto3.client("cloudformation", "us-east-1").create_stack(StackName=stack, TemplateBody=template)
+        found = Deployment.in_account("art", "us-east-1").token
+    assert (found.get_secret_value() if found else None) == token
+
+
+def test_a_token_is_not_told_when_a_deployment_is_printed(server: Server) -> None:
+    assert "t.t.t" not in repr(deployment(server.url, token="t.t.t"))
 
 
 def test_every_request_is_signed_for_execute_api(client: Client, server: Server) -> None:

@@ -18,6 +18,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from contracts.generation import GenerationRequest, PictureFormat, Scheduler
+from lambdas.domain import openapi
 
 PAGE = (Path(__file__).parents[2] / "dreamdrop/web/index.html").read_text()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -41,7 +42,7 @@ def evaluate(tmp_path: Path, expression: str, **values: Any) -> Any:
     (tmp_path / "page.mjs").write_text(part("script"))
     constants = "\n".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
     (tmp_path / "check.mjs").write_text(
-        f'import {{ sign, fieldsOf, bodyOf }} from "./page.mjs";\n{constants}\n'
+        f'import {{ sign, admitted, callersOf, fieldsOf, bodyOf }} from "./page.mjs";\n{constants}\n'
         f"console.log(JSON.stringify(await ({expression})));"
     )
     answer = subprocess.run([node(), "check.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -82,6 +83,26 @@ def test_the_page_signs_as_botocore_does(
     )
     assert signed["authorization"] == request.headers["Authorization"]
     assert signed["x-amz-date"] == request.headers["X-Amz-Date"]
+
+
+def test_the_page_asks_for_what_the_document_names(tmp_path: Path) -> None:
+    issuer = "https://login.example/realms/art"
+    documents = [openapi.document(), openapi.document(issuer), openapi.document(f"{issuer}/")]
+    configuration = f"{issuer}/.well-known/openid-configuration"
+    assert evaluate(tmp_path, "documents.map(callersOf)", documents=documents) == [
+        {"wantsToken": False, "issuer": ""},
+        {"wantsToken": True, "issuer": configuration},
+        {"wantsToken": True, "issuer": configuration},
+    ]
+
+
+def test_a_token_is_shown_and_signs_nothing(tmp_path: Path) -> None:
+    request = {"method": "GET", "url": "https://api.example/v1/subjects", "headers": {"x": "y"}}
+    headers = evaluate(tmp_path, "admitted(request)", request=request | {"credentials": {"token": "t.t.t"}})
+    assert headers == {"x": "y", "authorization": "Bearer t.t.t"}
+    signed = evaluate(tmp_path, "admitted(request)", request=request | {"credentials": {
+        "accessKeyId": "AKIDEXAMPLE", "secretAccessKey": "s", "region": "eu-west-1"}})  # fmt: skip
+    assert signed["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
 
 
 def test_the_form_has_every_field_that_one_control_can_hold_with_its_limits(tmp_path: Path) -> None:
