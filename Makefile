@@ -37,10 +37,11 @@ test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev  ## every test: no account, no docker, no GPU, no network
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(VENV)/.dev  ## format, lint, types
+check: $(VENV)/.dev  ## format, lint, types, and no secret in any file
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check --quiet $(SOURCES)
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.secret_scan
 
 test-deploy: $(VENV)/.dev node_modules/.installed  ## the stock CDK command line against the local cloud
 	@$(BIN)/python -m pytest -m npm tests/e2e
