@@ -58,7 +58,8 @@ def main(folder: Path) -> None:
     found = [one for one in scan(folder) if (one.file, one.value) not in HARMLESS]
     if found:
         lines = [f"{one.file}:{one.line}: {one.kind}" for one in found]
-        raise SystemExit("\n".join(["These look like secrets:", *lines, "If one is not, say why in tests/secret_scan.py."]))
+        cure = "If one is none, say why in tests/secret_scan.py; if it is one, revoke it: a commit is for ever."
+        raise SystemExit("\n".join(["These look like secrets:", *lines, cure]))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from constructs import Construct
 
 
 class SageMakerRole(iam.Role):
-    def __init__(self, scope: Construct, id: str, *, image: DockerImageAsset, log_group: str) -> None:
-        """`log_group`: where SageMaker writes what the container prints; may end with an asterisk."""
+    def __init__(
+        self, scope: Construct, id: str, *, image: DockerImageAsset, log_group: str, log_streams: str = "*"
+    ) -> None:
+        """`log_group`, `log_streams`: where SageMaker writes what the container prints; may end with an asterisk."""
         super().__init__(scope, id, assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
         image.repository.grant_pull(self)
         logs_arn = Stack.of(self).format_arn(
@@ -18,9 +20,12 @@ class SageMakerRole(iam.Role):
         )
         self.add_to_policy(
             iam.PolicyStatement(
-                actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+                actions=["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams"],
                 resources=[logs_arn, f"{logs_arn}:*"],
             )
+        )
+        self.add_to_policy(
+            iam.PolicyStatement(actions=["logs:PutLogEvents"], resources=[f"{logs_arn}:log-stream:{log_streams}"])
         )
         self.add_to_policy(
             iam.PolicyStatement(

@@ -21,7 +21,7 @@ from infra.grants import SEND, pass_to_sagemaker, store_under, use_key
 from infra.packaging import training_image
 from infra.settings import Settings
 
-TRAINING_LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+TRAINING_LOG_GROUP = "/aws/sagemaker/TrainingJobs"  # of all jobs of the account; a stream's name begins with its job's
 TRAINING_EVENTS_RULE = "StepFunctionsGetEventsForSageMakerTrainingJobsRule"  # Step Functions makes it, for .sync
 
 
@@ -40,7 +40,9 @@ class TrainingPipeline(Construct):
         self._functions = functions
         self._tell_environment = TellEnvironment(**functions.store, subject_topic_arn=subject_topic.topic_arn)
         image = training_image(self, "Image")
-        self.role = SageMakerRole(self, "Role", image=image, log_group=TRAINING_LOG_GROUP)
+        self.role = SageMakerRole(
+            self, "Role", image=image, log_group=TRAINING_LOG_GROUP, log_streams=f"{settings.prefix}-*"
+        )
         plan_environment = PlanEnvironment(
             **functions.store,
             resource_prefix=settings.prefix,

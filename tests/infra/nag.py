@@ -87,7 +87,9 @@ ACKNOWLEDGED = (
         AT_RUN_TIME,
     ),
     Acknowledgement(
-        wildcard(r"logs:log-group:/aws/sagemaker/(Endpoints/dreamdrop-\*(:\*)?|TrainingJobs:\*)"),
+        wildcard(
+            r"logs:log-group:/aws/sagemaker/(Endpoints/dreamdrop-\*|TrainingJobs)(:\*|:log-stream:(dreamdrop-)?\*)?"
+        ),
         rf"(Hosting|Training)/{POLICY}",
         "SageMaker makes these log groups and their streams itself, under the role of what it runs",
     ),

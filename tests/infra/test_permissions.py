@@ -10,36 +10,42 @@ import pytest
 
 from tests.infra.synthesis import Resource, Synthesis, listed, statements
 
-# Actions that know no resource, or whose resource has no name yet.
+# Actions that know no resource, and those on things that have no name yet. Each: why it is needed at all.
 WITHOUT_RESOURCE = {
-    "ecr:GetAuthorizationToken",
-    "cloudwatch:PutMetricData",
-    "xray:PutTraceSegments",
-    "xray:PutTelemetryRecords",
-    "xray:GetSamplingRules",
-    "xray:GetSamplingTargets",
-    "application-autoscaling:DescribeScalableTargets",
-    "application-autoscaling:DescribeScalingPolicies",
-    "application-autoscaling:RegisterScalableTarget",
-    "application-autoscaling:DeregisterScalableTarget",
-    "sagemaker:ListModels",
-    "sagemaker:ListEndpoints",
-    "sagemaker:ListTrainingJobs",
-    "application-autoscaling:PutScalingPolicy",
-    "ec2:DescribeNetworkInterfaces",
-    "ec2:DescribeVpcs",
-    "ec2:DescribeDhcpOptions",
-    "ec2:DescribeSubnets",
-    "ec2:DescribeSecurityGroups",
+    "ecr:GetAuthorizationToken": "SageMaker pulls the image; the token opens only what the role may pull",
+    "cloudwatch:PutMetricData": "SageMaker's metrics of jobs and endpoints; a condition names the namespaces",
+    "xray:PutTraceSegments": "tracing",
+    "xray:PutTelemetryRecords": "tracing",
+    "xray:GetSamplingRules": "tracing of the state machine",
+    "xray:GetSamplingTargets": "tracing of the state machine",
+    "application-autoscaling:DescribeScalableTargets": "scaling of endpoints",
+    "application-autoscaling:DescribeScalingPolicies": "scaling of endpoints",
+    "application-autoscaling:RegisterScalableTarget": "scaling of endpoints; a condition names SageMaker's",
+    "application-autoscaling:DeregisterScalableTarget": "removal of endpoints; a condition names SageMaker's",
+    "application-autoscaling:PutScalingPolicy": "scaling of endpoints; a condition names SageMaker's",
+    "sagemaker:ListModels": "removal: finds ours by their role",
+    "sagemaker:ListEndpoints": "removal: finds ours by their models",
+    "sagemaker:ListTrainingJobs": "removal: finds ours by their role",
+    "ec2:DescribeNetworkInterfaces": "endpoints in a network: SageMaker's interfaces, and whether they are gone",
+    "ec2:DescribeVpcs": "endpoints in a network",
+    "ec2:DescribeDhcpOptions": "endpoints in a network",
+    "ec2:DescribeSubnets": "endpoints in a network",
+    "ec2:DescribeSecurityGroups": "endpoints in a network",
     # log delivery of a state machine: https://docs.aws.amazon.com/step-functions/latest/dg/cw-logs.html
-    "logs:CreateLogDelivery",
-    "logs:GetLogDelivery",
-    "logs:UpdateLogDelivery",
-    "logs:DeleteLogDelivery",
-    "logs:ListLogDeliveries",
-    "logs:PutResourcePolicy",
-    "logs:DescribeResourcePolicies",
-    "logs:DescribeLogGroups",
+    **dict.fromkeys(
+        (
+            *("logs:CreateLogDelivery", "logs:GetLogDelivery", "logs:UpdateLogDelivery", "logs:DeleteLogDelivery"),
+            *("logs:ListLogDeliveries", "logs:PutResourcePolicy", "logs:DescribeResourcePolicies"),
+            "logs:DescribeLogGroups",
+        ),
+        "the state machine's log",
+    ),
+}
+
+# Wider than what is ours -> why.
+WIDER = {
+    "logs:log-group:/aws/sagemaker/TrainingJobs:*": "SageMaker's, of all jobs: streams are made in it; written are ours",
+    "ec2:network-interface/*": "SageMaker names them; subnets, or a condition on the network, are the limit",
 }
 
 # Start of a role's logical id -> the only keys that it may write.
@@ -83,38 +89,87 @@ def text(value: Any) -> str:
     return json.dumps(value)
 
 
-def test_no_policy_allows_a_family_of_actions(production: Synthesis) -> None:
-    wide = [(name, action) for name, one in allowances(production) for action in listed(one["Action"]) if "*" in action]
-    assert wide == []
+def rendered(resource: Any) -> str:
+    """Without what every ARN of ours has in common; what is ours by reference in angle brackets."""
+    if isinstance(resource, str):
+        return resource
+    [(function, value)] = resource.items()
+    if function == "Fn::Join":
+        separator, parts = value
+        arn = str(separator).join(rendered(part) for part in parts)
+        return arn.removeprefix("arn:<AWS::Partition>:").replace(":<AWS::Region>:<AWS::AccountId>:", ":", 1)
+    if function in ("Fn::Select", "Fn::Split"):
+        return rendered(value[1])
+    return f"<{value if isinstance(value, str) else value[0]}>"
 
 
-def test_no_role_has_a_managed_policy(production: Synthesis) -> None:
-    roles = production.properties("AWS::IAM::Role")
-    assert len(roles) == 17  # 14 functions, the state machine, and SageMaker's two
+def all_allowances(synthesis: Synthesis) -> list[tuple[str, Resource]]:
+    """Of roles and of resources."""
+    kinds = ("AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy", "AWS::EC2::VPCEndpoint")
+    found = [one for kind in kinds for one in statements(synthesis.properties(kind))]
+    keys = synthesis.properties("AWS::KMS::Key").items()
+    found += [(name, one) for name, key in keys for one in key["KeyPolicy"]["Statement"]]
+    return allowances(synthesis) + [(name, one) for name, one in found if one["Effect"] == "Allow"]
+
+
+def test_no_policy_allows_a_family_of_actions(each: Synthesis) -> None:
+    """But the key's: through it the account's administrators grant its use; without it nobody could any more."""
+    wide = {
+        (name, action, text(one.get("Principal")).rpartition(":")[2])
+        for name, one in all_allowances(each)
+        for action in listed(one["Action"])
+        if "*" in action
+    }
+    assert wide == {(key, "kms:*", 'root"]]}}') for key in each.resources("AWS::KMS::Key")}
+    assert not [name for name, one in all_allowances(each) if "NotAction" in one or "NotResource" in one]
+
+
+def test_no_role_has_a_managed_policy(each: Synthesis) -> None:
+    roles = each.properties("AWS::IAM::Role")
+    others = 3 + len(each.resources("AWS::EC2::FlowLog"))  # the state machine, and SageMaker's two
+    assert len(roles) == len(each.functions()) + others
     assert [name for name, role in roles.items() if role.get("ManagedPolicyArns")] == []
 
 
-def test_every_resource_is_named_unless_the_action_knows_none(production: Synthesis) -> None:
-    unnamed = {
-        action
-        for _, one in allowances(production)
-        for action in listed(one["Action"])
-        if "*" in listed(one["Resource"])
+def test_a_role_is_assumed_by_one_service(each: Synthesis) -> None:
+    for name, role in each.properties("AWS::IAM::Role").items():
+        [trust] = role["AssumeRolePolicyDocument"]["Statement"]
+        assert set(trust["Principal"]) == {"Service"}, name
+        assert isinstance(trust["Principal"]["Service"], str), name
+
+
+def test_every_resource_is_ours_or_the_action_knows_none(each: Synthesis) -> None:
+    for name, one in allowances(each):
+        for resource in map(rendered, listed(one["Resource"])):
+            before, asterisk, _ = resource.partition("*")
+            if resource == "*":
+                assert set(listed(one["Action"])) <= set(WITHOUT_RESOURCE), name
+            elif asterisk and resource not in WIDER:
+                ours = re.sub(r"<AWS::\w+>", "", before)
+                assert "<" in ours or ours.endswith("dreamdrop-"), (name, resource)
+
+
+def test_every_exception_is_needed(
+    local: Synthesis, sandbox: Synthesis, production: Synthesis, guarded: Synthesis
+) -> None:
+    found = [one for synthesis in (local, sandbox, production, guarded) for _, one in allowances(synthesis)]
+    assert set(WIDER) <= {rendered(resource) for one in found for resource in listed(one["Resource"])}
+    assert set(WITHOUT_RESOURCE) == {
+        action for one in found if "*" in listed(one["Resource"]) for action in listed(one["Action"])
     }
-    assert unnamed <= WITHOUT_RESOURCE
 
 
-def test_roles_are_passed_to_sagemaker_only_and_by_two_principals(production: Synthesis) -> None:
-    passing = {name: one for name, one in allowances(production) if "iam:PassRole" in listed(one["Action"])}
+def test_roles_are_passed_to_sagemaker_only_and_by_two_principals(each: Synthesis) -> None:
+    passing = {name: one for name, one in allowances(each) if "iam:PassRole" in listed(one["Action"])}
     assert {re.sub("DefaultPolicy.*", "", name) for name in passing} == {"HostingHostModelRole", "TrainingMachineRole"}
     for one in passing.values():
         assert one["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
-        assert listed(one["Resource"])[0]["Fn::GetAtt"][0] in ("HostingRole4FF359EC", "TrainingRole4C1607BC")
+        assert rendered(one["Resource"]) in ("<HostingRole4FF359EC>", "<TrainingRole4C1607BC>")
 
 
-def test_sagemaker_is_touched_only_below_the_prefix(production: Synthesis) -> None:
-    for name, one in allowances(production):
-        actions = set(listed(one["Action"])) - WITHOUT_RESOURCE
+def test_sagemaker_is_touched_only_below_the_prefix(each: Synthesis) -> None:
+    for name, one in allowances(each):
+        actions = set(listed(one["Action"])) - set(WITHOUT_RESOURCE)
         if any(action.startswith("sagemaker:") for action in actions):
             for resource in listed(one["Resource"]):
                 assert re.search(r":(model|endpoint|endpoint-config|training-job)/dreamdrop-\*", text(resource)), name
@@ -202,8 +257,8 @@ def test_only_the_api_asks_for_pictures(production: Synthesis) -> None:
     assert asking[0].startswith("ApiFunctionRole")
 
 
-def test_only_rules_and_our_topics_may_send_to_the_queues(production: Synthesis) -> None:
-    sending = [one for _, one in statements(production.properties("AWS::SQS::QueuePolicy")) if one["Effect"] == "Allow"]
+def test_only_rules_and_our_topics_may_send_to_the_queues(each: Synthesis) -> None:
+    sending = [one for _, one in statements(each.properties("AWS::SQS::QueuePolicy")) if one["Effect"] == "Allow"]
     assert len(sending) == 4
     for one in sending:
         assert one["Principal"]["Service"] in ("events.amazonaws.com", "sns.amazonaws.com")
