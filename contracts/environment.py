@@ -49,7 +49,17 @@ class CheckEnvironment(StoreEnvironment):
     default_base_model: str
 
 
-class PlanEnvironment(StoreEnvironment):
+class TrainingEnvironment(StoreEnvironment):
+    """Of the functions that see a training job end."""
+
+    training_is_billed: bool
+
+
+class SettleEnvironment(TrainingEnvironment):
+    resource_prefix: str
+
+
+class PlanEnvironment(TrainingEnvironment):
     resource_prefix: str
     training_image: str
     training_role_arn: str
@@ -59,7 +69,8 @@ class PlanEnvironment(StoreEnvironment):
     training_keep_alive_seconds: int
     training_pause_seconds: int
     training_max_seconds: int
-    training_budget_dollars: float = Field(description="A run whose limit costs more is refused.")
+    training_budget_dollars: float = Field(description="Of one run, all its attempts together.")
+    daily_budget_dollars: float = Field(description="Of one owner's runs.")
     output_key_arn: str = Field("", description="Encrypts what the job writes; empty: a key of AWS.")
 
 

@@ -21,7 +21,8 @@
     │   ├── UnknownBaseModel        422  unknown_base_model
     │   ├── InvalidBaseModel        422  invalid_base_model
     │   ├── InvalidPreviousModel    422  invalid_previous_model
-    │   └── OverBudget              422  over_budget
+    │   ├── OverBudget              422  over_budget
+    │   └── DailyBudgetReached      422  daily_budget_reached
     ├── TrainingError               the training job did not give a usable model
     │   ├── OutOfMemory             retryable, one memory tier lower     out_of_memory
     │   ├── OutOfDisk               out_of_disk
@@ -215,6 +216,15 @@ class OverBudget(CallerError):
     code = "over_budget"
     status = 422
     default_cure = "Ask for fewer steps, or raise the training budget in the settings and upload any file again."
+
+
+class DailyBudgetReached(CallerError):
+    code = "daily_budget_reached"
+    status = 422
+    default_cure = (
+        "Upload any file of the dataset again after midnight UTC, or when trainings that run have ended and given back "
+        "what they did not need; or raise daily_budget_dollars in the settings."
+    )
 
 
 class TrainingError(DreamdropError):

@@ -14,8 +14,8 @@ TellFailed    (end)
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Literal
+from datetime import date, datetime
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,6 +52,9 @@ class DatasetTaken(_Payload):
     subject: str
     dataset_id: str = Field(description="First 12 hex digits of the sha256 over bucket, keys and ETags.")
     run_id: str = Field(description="Also the execution's name and the correlation id.")
+    owner: str = Field(
+        "", description="The AWS account or service that uploaded the newest file, as S3 says: who pays."
+    )
 
 
 class ImageFinding(_Payload):
@@ -94,13 +97,61 @@ class DatasetChecked(DatasetTaken, Attempt):
     ignored: list[str]
 
 
+class Price(_Payload):
+    """What an hour of an instance costs on demand, according to a table of that date."""
+
+    dollars_an_hour: float
+    region: str
+    date: date
+
+
 class Quote(_Payload):
     instance_type: str
+    price: Price | None = None
     steps: int
     seconds: int = Field(description="Estimate of the billed seconds.")
     dollars: float = Field(description="seconds x the hourly price of the instance type.")
     limit_seconds: int = Field(description="MaxRuntimeInSeconds.")
     limit_dollars: float = Field(description="The most that can be billed, the wait of a warm pool included.")
+
+
+class JobReceipt(_Payload):
+    """What one training job was billed for: one attempt, whether it gave a model or not."""
+
+    attempt: int
+    instance_type: str
+    spot: bool = False
+    price: Price | None = Field(description="null where nobody bills: on your own machine.")
+    training_seconds: int = Field(description="On the clock.")
+    billable_seconds: int = Field(description="Billed at the price; for spot less than the training's seconds.")
+    warm_seconds: int = Field(
+        0, description="Most that the instance waits for a next job afterwards, and is billed for."
+    )
+    dollars: float = Field(description="(billable_seconds + warm_seconds) x price.")
+    saved_dollars: float = Field(0, description="By spot: (training_seconds - billable_seconds) x price.")
+
+
+class Receipt(_Payload):
+    """What a run was billed for. Sums over its jobs."""
+
+    training_seconds: int
+    billable_seconds: int
+    dollars: float
+    saved_dollars: float
+    saved_percent: float = Field(description="Of what the training would have cost on demand.")
+    jobs: list[JobReceipt]
+
+    @classmethod
+    def of(cls, jobs: list[JobReceipt]) -> Self:
+        dollars, saved = sum(job.dollars for job in jobs), sum(job.saved_dollars for job in jobs)
+        return cls(
+            training_seconds=sum(job.training_seconds for job in jobs),
+            billable_seconds=sum(job.billable_seconds for job in jobs),
+            dollars=round(dollars, 4),
+            saved_dollars=round(saved, 4),
+            saved_percent=round(100 * saved / (dollars + saved), 1) if saved else 0.0,
+            jobs=jobs,
+        )
 
 
 class TrainingPlanned(DatasetChecked):
@@ -113,6 +164,7 @@ class TrainingPlanned(DatasetChecked):
 
 class ModelTrained(TrainingPlanned):
     artifact_uri: str = Field(description="s3:// prefix of the model, as DescribeTrainingJob names it.")
+    training_seconds: int = 0
     billable_seconds: int | None = None
 
 
@@ -185,7 +237,7 @@ class Run(_Payload):
     version: str | None = None
     attempt: int | None = None
     quote: Quote | None = None
-    billable_seconds: int | None = None
+    receipt: Receipt | None = None
     ignored: list[str] = []
     progress: TrainingProgress | None = None
     error: ErrorReport | None = None
@@ -212,6 +264,7 @@ class SubjectEvent(_Payload):
     subject: str
     run_id: str
     version: str | None = None
+    receipt: Receipt | None = Field(None, description="What the run has been billed for; null when no job has ended.")
     error: ErrorReport | None = None
     link: str = Field(description="Path of the subject in the API.")
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from datetime import date
 from typing import NamedTuple
 
 from contracts.errors import InvalidRequest, InvalidSubjectName
@@ -179,6 +180,18 @@ def training_job_name(resource_prefix: str, subject: str, version: str) -> str:
     return f"{resource_prefix}-{subject}-{version}"
 
 
+class JobParts(NamedTuple):
+    subject: str
+    dataset_id: str
+    attempt: int
+
+
+def parse_training_job_name(resource_prefix: str, name: str) -> JobParts | None:
+    """None for a name that `training_job_name` did not make."""
+    found = re.fullmatch(rf"{re.escape(resource_prefix)}-(.+)-([a-f0-9]{{12}})-([0-9]{{1,2}})", name)
+    return JobParts(found[1], found[2], int(found[3])) if found else None
+
+
 class TableKey(NamedTuple):
     pk: str
     sk: str
@@ -194,6 +207,11 @@ def subject_item(subject: str) -> TableKey:
 
 def run_item(subject: str, run: str) -> TableKey:
     return TableKey(f"SUBJECT#{subject}", f"RUN#{run}")
+
+
+def spending_item(owner: str, day: date) -> TableKey:
+    """What an owner's trainings of a day cost, and may yet cost."""
+    return TableKey(f"SPENDING#{owner}", day.isoformat())
 
 
 def generation_item(generation_id: str) -> TableKey:

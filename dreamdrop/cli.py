@@ -28,7 +28,7 @@ from dreamdrop.formats import Dtype
 from dreamdrop.formats.architecture import PredictionType
 from dreamdrop.local import process
 from dreamdrop.local.settings import DEFAULT_PORT
-from dreamdrop.progress import RunDisplay, timed
+from dreamdrop.progress import RunDisplay, describe_receipt, timed
 from dreamdrop.published import version_manifest
 
 app = typer.Typer(
@@ -132,6 +132,9 @@ def drop_command(
         return say(f"Nothing is new: these files make version {ready.version}, which is served already.")
     if ready.run and ready.run.ignored:
         stderr.print(f"Left out: {', '.join(ready.run.ignored)}", markup=False, highlight=False, soft_wrap=True)
+    if ready.run and ready.run.receipt:
+        cost = describe_receipt(ready.run.receipt)
+        stderr.print(f"Cost: {cost}.", markup=False, highlight=False, soft_wrap=True)
     return say(
         f"{name} is ready, version {ready.version}. Try:\n  {up.program()} generate {name} '{ready.instance_prompt}'"
     )

@@ -138,6 +138,7 @@ def _write_report(
         timings=measure(finished, generation, watch),
         training=version.artifact.training,
         quote=finished.quote,
+        receipt=finished.receipt,
         dataset=DatasetReport.model_validate_json(
             _read(client.deployment, report_key(ready.subject, finished.dataset_id))
         ),

@@ -19,7 +19,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from contracts.pipeline import Run, Stage, Subject
+from contracts.pipeline import Receipt, Run, Stage, Subject
 from contracts.training import TrainingProgress
 
 ENDS: frozenset[Stage] = frozenset({"ready", "failed"})
@@ -57,6 +57,19 @@ def describe_progress(progress: TrainingProgress) -> str:
     if progress.eta_seconds:
         parts.append(f"{progress.eta_seconds:.0f} s left")
     return ", ".join(parts)
+
+
+def describe_receipt(receipt: Receipt) -> str:
+    """$0.21 for 540 s on ml.g5.xlarge; spot saved $0.43 (67 %)"""
+    if all(job.price is None for job in receipt.jobs):
+        return f"nothing is billed on this machine, where training took {receipt.training_seconds} s"
+    types = ", ".join(dict.fromkeys(job.instance_type for job in receipt.jobs))
+    parts = [f"${receipt.dollars:.2f} for {receipt.billable_seconds} s on {types}"]
+    if len(receipt.jobs) > 1:
+        parts[0] += f" in {len(receipt.jobs)} attempts"
+    if receipt.saved_dollars:
+        parts.append(f"spot saved ${receipt.saved_dollars:.2f} ({receipt.saved_percent:.0f} %)")
+    return "; ".join(parts)
 
 
 class RunDisplay:

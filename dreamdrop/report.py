@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageDraw, ImageFont
 
 from contracts.artifact import TrainingSummary
-from contracts.pipeline import DatasetReport, Quote
+from contracts.pipeline import DatasetReport, Quote, Receipt
+from dreamdrop.progress import describe_receipt
 
 TILE = 192
 GAP = 12
@@ -40,6 +41,7 @@ class Journey:
     timings: dict[str, float]  # name, seconds or megabytes
     training: TrainingSummary
     quote: Quote | None
+    receipt: Receipt | None
     dataset: DatasetReport
     note: str  # what drew the pictures
     losses: list[tuple[int, float]] = field(default_factory=list)  # step, mean loss, as seen while it trained
@@ -147,6 +149,8 @@ def _training(journey: Journey) -> str:
     if journey.quote is not None:
         quote = journey.quote
         rows.append(("the same on AWS, quoted", f"${quote.dollars:.2f}, {quote.seconds} s on {quote.instance_type}"))
+    if journey.receipt is not None:
+        rows.append(("billed", describe_receipt(journey.receipt)))
     return _table(("", ""), rows) + draw_losses(journey.losses)
 
 

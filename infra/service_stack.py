@@ -118,7 +118,9 @@ class ServiceStack(Stack):
             states.host_model,
             states.tell_ready,
             states.tell_failed,
+            states.recover,
             training.close_execution,
+            training.settle_training,
             hosting.record_generation,
             api.function,
         ):

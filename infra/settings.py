@@ -62,7 +62,14 @@ class Settings:
     """MaxRuntimeInSeconds of one training job."""
 
     training_budget_dollars: float
-    """A training whose time limit would cost more is refused."""
+    """Of one run, all its attempts together: it becomes their time limits. A training that is estimated above it is
+    refused."""
+
+    daily_budget_dollars: float
+    """Of all runs of one owner, which is the AWS account that uploads, from midnight to midnight UTC. A training
+    reserves the most that it can be billed for, and gives back what it did not need."""
+
+    training_is_billed: bool = True
 
     machine_timeout_seconds: int
     """One execution in all: every attempt at training, and the endpoint's start."""
@@ -123,6 +130,10 @@ class Settings:
             raise ValueError(
                 f"blocked_words: {unusable} are empty or hold a comma. Name each word or phrase by itself."
             )
+        if self.daily_budget_dollars < self.training_budget_dollars:
+            raise ValueError(
+                "daily_budget_dollars: less than training_budget_dollars, so that no day has room for a run."
+            )
         if self.training_wait_seconds < SHORTEST_WAIT_SECONDS:
             raise ValueError(f"training_wait_seconds: SageMaker takes {SHORTEST_WAIT_SECONDS} or more.")
         if not 1 <= self.training_keep_alive_seconds <= LONGEST_KEEP_ALIVE_SECONDS:
@@ -143,6 +154,8 @@ LOCAL = Settings(
     training_pause_seconds=1,
     training_max_seconds=HOUR // 2,
     training_budget_dollars=5,
+    daily_budget_dollars=5,
+    training_is_billed=False,
     machine_timeout_seconds=4 * HOUR,
     inference_max_instances=1,
     endpoint_poll_seconds=1,
@@ -163,6 +176,7 @@ SANDBOX = Settings(
     default_base_model="stable-diffusion-2-1-base",
     training_max_seconds=3 * HOUR,
     training_budget_dollars=5,
+    daily_budget_dollars=20,
     machine_timeout_seconds=24 * HOUR,
     inference_max_instances=1,
     endpoint_poll_seconds=20,
@@ -181,6 +195,7 @@ PRODUCTION = replace(
     SANDBOX,
     quiet_period_seconds=120,
     training_budget_dollars=20,
+    daily_budget_dollars=100,
     inference_max_instances=4,
     read_throttling=Throttling(rate=50, burst=100),
     write_throttling=Throttling(rate=10, burst=20),

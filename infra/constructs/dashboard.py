@@ -39,6 +39,9 @@ class Dashboard(Construct):
                 [
                     counted("Subjects", metrics.DATASETS_TAKEN, metrics.SUBJECTS_READY, metrics.SUBJECTS_DELETED),
                     counted("Runs that ended early", metrics.RUNS_REFUSED, metrics.RUNS_FAILED),
+                    counted("Dollars for training", metrics.TRAINING_DOLLARS),
+                ],
+                [
                     cloudwatch.GraphWidget(
                         title="Executions",
                         left=[
@@ -48,15 +51,15 @@ class Dashboard(Construct):
                         ],
                         width=THIRD,
                     ),
-                ],
-                [
                     counted("Pictures", metrics.GENERATIONS_ACCEPTED, metrics.PICTURES_MADE),
                     counted("Requests that failed", metrics.GENERATIONS_FAILED, metrics.UNEXPECTED_ERRORS),
-                    counted("Longest wait in seconds", metrics.SECONDS_QUEUED, statistic="max"),
                 ],
                 [
+                    counted("Longest wait in seconds", metrics.SECONDS_QUEUED, statistic="max"),
                     self._of_endpoints("Requests waiting and running", "ApproximateBacklogSize", prefix),
                     self._of_endpoints("Waiting without an instance", "HasBacklogWithoutCapacity", prefix),
+                ],
+                [
                     cloudwatch.GraphWidget(
                         title="Set aside",
                         left=[

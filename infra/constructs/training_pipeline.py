@@ -12,7 +12,14 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
 
-from contracts.environment import CheckEnvironment, PlanEnvironment, StoreEnvironment, TellEnvironment
+from contracts.environment import (
+    CheckEnvironment,
+    PlanEnvironment,
+    SettleEnvironment,
+    StoreEnvironment,
+    TellEnvironment,
+    TrainingEnvironment,
+)
 from infra.constructs.functions import Functions
 from infra.constructs.messaging import dead_letter_queue
 from infra.constructs.sagemaker_role import SageMakerRole
@@ -56,9 +63,12 @@ class TrainingPipeline(Construct):
             training_max_seconds=settings.training_max_seconds,
             training_budget_dollars=settings.training_budget_dollars,
             output_key_arn=functions.key_arn,
+            daily_budget_dollars=settings.daily_budget_dollars,
+            training_is_billed=settings.training_is_billed,
         )
         store_under(functions.key, self.role)
         store_environment = StoreEnvironment(**functions.store)
+        training_environment = TrainingEnvironment(**functions.store, training_is_billed=settings.training_is_billed)
         self.states = StateFunctions(
             check_dataset=functions.create(
                 self,
@@ -69,7 +79,7 @@ class TrainingPipeline(Construct):
                 timeout_seconds=600,
             ),
             plan_training=self._state("PlanTraining", "plan_training", plan_environment),
-            judge_model=self._state("JudgeModel", "judge_model", store_environment),
+            judge_model=self._state("JudgeModel", "judge_model", training_environment),
             publish_model=self._state("PublishModel", "publish_model", store_environment),
             host_model=host_model,
             tell_ready=self._state("TellReady", "tell_ready", self._tell_environment),
@@ -80,6 +90,7 @@ class TrainingPipeline(Construct):
         self._allow_training()
         self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
         self.close_execution = self._close_executions()
+        self.settle_training = self._settle_trainings(settings)
 
     def _state(self, name: str, module: str, environment: StoreEnvironment) -> lambda_.Function:
         return self._functions.create(self, name, handler=f"lambdas.pipeline.{module}.handler", environment=environment)
@@ -105,7 +116,6 @@ class TrainingPipeline(Construct):
     def _allow_training(self) -> None:
         """What createTrainingJob.sync needs; https://docs.aws.amazon.com/step-functions/latest/dg/connect-sagemaker.html"""
         stack = Stack.of(self)
-        prefix = self._functions.prefix
         self.machine.add_to_role_policy(
             iam.PolicyStatement(
                 actions=[
@@ -115,7 +125,7 @@ class TrainingPipeline(Construct):
                     "sagemaker:AddTags",
                     "sagemaker:ListTags",
                 ],
-                resources=[stack.format_arn(service="sagemaker", resource="training-job", resource_name=f"{prefix}-*")],
+                resources=[self._training_jobs()],
             )
         )
         self.machine.add_to_role_policy(
@@ -142,7 +152,45 @@ class TrainingPipeline(Construct):
             ),
             targets=[targets.LambdaFunction(close, dead_letter_queue=self.dead_letters)],
         )
-        # The rule's queue takes events that could not be delivered; this takes those that the function refused.
-        close.configure_async_invoke(on_failure=SqsDestination(self.dead_letters))
-        use_key(self._functions.key, close, "sqs", *SEND)
+        self._set_aside_what_fails(close)
         return close
+
+    def _settle_trainings(self, settings: Settings) -> lambda_.Function:
+        """Also jobs whose execution has ended before them."""
+        settle = self._state(
+            "SettleTraining",
+            "settle_training",
+            SettleEnvironment(
+                **self._functions.store,
+                training_is_billed=settings.training_is_billed,
+                resource_prefix=settings.prefix,
+            ),
+        )
+        settle.add_to_role_policy(
+            iam.PolicyStatement(actions=["sagemaker:DescribeTrainingJob"], resources=[self._training_jobs()])
+        )
+        events.Rule(
+            self,
+            "TrainingEnded",
+            event_pattern=events.EventPattern(
+                source=["aws.sagemaker"],
+                detail_type=["SageMaker Training Job State Change"],
+                detail={
+                    "TrainingJobName": [{"prefix": f"{settings.prefix}-"}],
+                    "TrainingJobStatus": ["Completed", "Failed", "Stopped"],
+                },
+            ),
+            targets=[targets.LambdaFunction(settle, dead_letter_queue=self.dead_letters)],
+        )
+        self._set_aside_what_fails(settle)
+        return settle
+
+    def _set_aside_what_fails(self, function: lambda_.Function) -> None:
+        """The rule's queue takes events that could not be delivered; this takes those that the function refused."""
+        function.configure_async_invoke(on_failure=SqsDestination(self.dead_letters))
+        use_key(self._functions.key, function, "sqs", *SEND)
+
+    def _training_jobs(self) -> str:
+        return Stack.of(self).format_arn(
+            service="sagemaker", resource="training-job", resource_name=f"{self._functions.prefix}-*"
+        )

@@ -22,6 +22,7 @@ WITH_ERROR = '{% $merge([$states.input, {"error": $states.errorOutput}]) %}'
 TRAINED = (
     "{% $merge([$states.input, $states.result.TrainingJobStatus = 'Completed' ? {"
     '"artifact_uri": $states.result.ModelArtifacts.S3ModelArtifacts, '
+    '"training_seconds": $states.result.TrainingTimeInSeconds, '
     '"billable_seconds": $states.result.BillableTimeInSeconds'
     '} : {"error": {"Error": "States.TaskFailed", "Cause": $string($states.result)}}]) %}'
 )

@@ -20,7 +20,7 @@ from contracts.generation import (
     GenerationStatus,
     GenerationTimings,
 )
-from contracts.pipeline import DatasetTaken, Deletion, Quote, Run, RunStatus, Stage, Subject
+from contracts.pipeline import DatasetTaken, Deletion, JobReceipt, Quote, Receipt, Run, RunStatus, Stage, Subject
 from contracts.storage import (
     ALL_SUBJECTS,
     TableKey,
@@ -36,7 +36,7 @@ from contracts.storage import (
 from lambdas.adapters.clients import CONFIG, error_code
 from lambdas.domain.generations import LONGEST_WAIT, GenerationRow, deadline
 
-_SECONDS_A_DAY = 86400
+SECONDS_A_DAY = 86400
 
 
 @cache
@@ -48,7 +48,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-class _Rows:
+class Rows:
     def __init__(self, table_name: str) -> None:
         self._table = _table(table_name)
 
@@ -102,7 +102,7 @@ class Hosted(NamedTuple):
     base_model: str
 
 
-class Subjects(_Rows):
+class Subjects(Rows):
     """pk SUBJECTS, sk <subject>; runs under pk SUBJECT#<subject>, sk RUN#<run>."""
 
     def take(self, taken: DatasetTaken, uploaded_at: datetime) -> bool:
@@ -115,6 +115,7 @@ class Subjects(_Rows):
             "stage": "taken",
             "stages": [{"stage": "taken", "at": now}],
             "uploaded_at": uploaded_at.isoformat(),
+            "jobs": {},  # attempt -> what it holds of its owner's daily budget, and its receipt
             "updated_at": now,
         }
         name = self._table.name
@@ -243,16 +244,19 @@ def _subject(item: dict[str, Any]) -> Subject:
 
 def _run(item: dict[str, Any]) -> Run:
     quote = {"quote": Quote.model_validate_json(item["quote"])} if "quote" in item else {}
-    return Run.model_validate({**item, "id": item["run_id"], **quote})
+    jobs = item.get("jobs", {})
+    ended = [JobReceipt.model_validate_json(jobs[n]["receipt"]) for n in sorted(jobs, key=int) if "receipt" in jobs[n]]
+    receipt = {"receipt": Receipt.of(ended)} if ended else {}
+    return Run.model_validate({**item, "id": item["run_id"], **quote, **receipt})
 
 
-class Generations(_Rows):
+class Generations(Rows):
     """pk GENERATION#<id>, sk META; `expires_at` is the table's time to live. While one is queued, a row under pk
     ENDPOINT#<endpoint> says so."""
 
     def create(self, row: GenerationRow) -> bool:
         """With what finds it by its subjects, in one transaction. False if a generation of this id exists."""
-        expires = int(row.created_at.timestamp()) + KEEP_GENERATIONS_DAYS * _SECONDS_A_DAY
+        expires = int(row.created_at.timestamp()) + KEEP_GENERATIONS_DAYS * SECONDS_A_DAY
         item = {
             **generation_item(row.id)._asdict(),
             "owner": row.owner,
@@ -262,7 +266,7 @@ class Generations(_Rows):
             "expires_at": expires,
         }
         # A versioned bucket keeps expired pictures as long again: until then they must be found.
-        expires += KEEP_GENERATIONS_DAYS * _SECONDS_A_DAY
+        expires += KEEP_GENERATIONS_DAYS * SECONDS_A_DAY
         drawn = [
             {**drawn_item(subject, row.id)._asdict(), "generation_id": row.id, "expires_at": expires}
             for subject in row.subjects
@@ -405,7 +409,7 @@ def _waiting_key_of(row: GenerationRow, endpoint_name: str) -> TableKey:
     return _waiting_key(endpoint_name, row.created_at, row.id)
 
 
-class Deletions(_Rows):
+class Deletions(Rows):
     """What deletes a subject, row by row, and the record that stays: pk DELETIONS, sk <subject>/<when>."""
 
     def request(self, subject: str, owner: str) -> None:

@@ -1,20 +1,23 @@
-"""What a training will cost: an estimate before it starts, and the most that can be billed.
+"""What a training will cost: an estimate before it starts, the most that can be billed, and what it did cost.
 
-Dollars an hour: SageMaker on-demand training in us-east-1, indicative, not read from the price list at run time; other
-regions differ. Seconds a step and an image: upper estimates computed from FLOPs and memory traffic of the
-SD 2.1 UNet at 512 x 512, not measured.
+Dollars an hour: SageMaker on-demand training in PRICE_REGION on PRICE_DATE (docs/costs.md says from where), not read
+from the price list at run time; other regions differ. Seconds a step and an image: upper estimates computed from FLOPs
+and memory traffic of the SD 2.1 UNet at 512 x 512, not measured.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import date
 
-from contracts.errors import OverBudget
-from contracts.pipeline import Quote
+from contracts.errors import InternalError, OverBudget
+from contracts.pipeline import JobReceipt, Price, Quote
 from contracts.training import Hyperparameters
 
 START_SECONDS = 300  # instance, image and base model
+PRICE_REGION = "us-east-1"
+PRICE_DATE = date(2026, 8, 17)
 _REFERENCE_SIDE = 512
 
 
@@ -39,8 +42,46 @@ INSTANCES: dict[str, tuple[Gpu, float]] = {
 }
 
 
+def price_of(instance_type: str) -> Price:
+    """Raises InternalError for a type without a price: the settings name it, the table does not."""
+    if instance_type not in INSTANCES:
+        raise InternalError(
+            f"There is no price for {instance_type}.",
+            f"Name one of {', '.join(INSTANCES)} in training_instance_types, or add it to lambdas/domain/pricing.py.",
+        )
+    return Price(dollars_an_hour=INSTANCES[instance_type][1], region=PRICE_REGION, date=PRICE_DATE)
+
+
 def dollars(instance_type: str, seconds: float) -> float:
-    return round(INSTANCES[instance_type][1] * seconds / 3600, 4)
+    return round(price_of(instance_type).dollars_an_hour * seconds / 3600, 4)
+
+
+def job_receipt(
+    attempt: int,
+    instance_type: str,
+    *,
+    is_billed: bool,
+    training_seconds: int = 0,
+    billable_seconds: int = 0,
+    spot: bool = False,
+    keep_alive_seconds: int = 0,
+) -> JobReceipt:
+    """BillableTimeInSeconds is at the price on demand, for spot too: that is how SageMaker shows the discount.
+
+    How long a warm pool has waited is known only when it ends, so the longest that it may wait is taken.
+    """
+    warm = keep_alive_seconds if billable_seconds else 0
+    return JobReceipt(
+        attempt=attempt,
+        instance_type=instance_type,
+        spot=spot,
+        price=price_of(instance_type) if is_billed else None,
+        training_seconds=training_seconds,
+        billable_seconds=billable_seconds,
+        warm_seconds=warm,
+        dollars=dollars(instance_type, billable_seconds + warm) if is_billed else 0.0,
+        saved_dollars=dollars(instance_type, max(0, training_seconds - billable_seconds)) if is_billed else 0.0,
+    )
 
 
 def quote(
@@ -52,25 +93,28 @@ def quote(
     classes: int = 1,
     max_seconds: int,
     budget_dollars: float,
+    spent_dollars: float = 0.0,
     keep_alive_seconds: int = 0,
 ) -> Quote:
     """classes: how many different class prompts there are. The time limit is what the budget pays for.
 
-    keep_alive_seconds: of a warm pool, which bills its instance after the job too.
-
-    Raises OverBudget when the estimate exceeds it.
+    spent_dollars: on earlier attempts, out of the same budget. keep_alive_seconds: of a warm pool, which bills its
+    instance after the job too. Raises OverBudget when the estimate exceeds what is left.
     """
-    gpu, hourly = INSTANCES[instance_type]
+    price = price_of(instance_type)
+    gpu, hourly = INSTANCES[instance_type][0], price.dollars_an_hour
     steps = wanted.total_steps(instance_images)
     seconds = math.ceil(_estimate(gpu, wanted, steps, wanted.num_class_images * classes - class_images))
-    limit = min(max_seconds, int(budget_dollars / hourly * 3600) - keep_alive_seconds)
+    limit = max(0, min(max_seconds, int((budget_dollars - spent_dollars) / hourly * 3600) - keep_alive_seconds))
     if seconds > limit:
         raise OverBudget(
             f"{steps} steps on {instance_type} take about {seconds} s (${dollars(instance_type, seconds):.2f}); "
-            f"the limit is {limit} s (${dollars(instance_type, limit):.2f})."
+            f"the limit is {limit} s (${dollars(instance_type, limit):.2f}"
+            + (f", after ${spent_dollars:.2f} for earlier attempts)." if spent_dollars else ").")
         )
     return Quote(
         instance_type=instance_type,
+        price=price,
         steps=steps,
         seconds=seconds,
         dollars=dollars(instance_type, seconds),

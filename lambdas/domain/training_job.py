@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from contracts.pipeline import DatasetChecked, Quote, TrainingCapacity
+from contracts.pipeline import DatasetChecked, JobReceipt, Quote, TrainingCapacity
 from contracts.storage import (
     PREVIOUS_MODEL,
     base_model_prefix,
@@ -23,6 +23,7 @@ from contracts.storage import (
     version_prefix,
 )
 from contracts.training import MEMORY_TIER
+from lambdas.domain.pricing import job_receipt
 
 # Ignored on instances with local NVMe disks, which are all that have a price here (g4dn, g5, g6). Those encrypt
 # themselves; a VolumeKmsKeyId would be refused.
@@ -39,7 +40,22 @@ class EndedJob(BaseModel):
     CreationTime: datetime | None = None
     TrainingStartTime: datetime | None = None
     TrainingEndTime: datetime | None = None
+    TrainingTimeInSeconds: int | None = None
+    BillableTimeInSeconds: int | None = None
+    EnableManagedSpotTraining: bool = False
+    ResourceConfig: dict[str, Any] = {}
     StoppingCondition: dict[str, int] = {}
+
+    def receipt(self, attempt: int, *, is_billed: bool) -> JobReceipt:
+        return job_receipt(
+            attempt,
+            self.ResourceConfig["InstanceType"],
+            is_billed=is_billed,
+            training_seconds=self.TrainingTimeInSeconds or 0,
+            billable_seconds=self.BillableTimeInSeconds or 0,
+            spot=self.EnableManagedSpotTraining,
+            keep_alive_seconds=self.ResourceConfig.get("KeepAlivePeriodInSeconds", 0),
+        )
 
     @property
     def has_waited_in_vain(self) -> bool:

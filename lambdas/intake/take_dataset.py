@@ -58,7 +58,7 @@ def take(record: SQSRecord) -> None:
     files = [TakenFile(path=item.key.removeprefix(prefix), etag=item.etag, size=item.size) for item in found]
     taken = _name(
         subjects, env.data_bucket, dropped.subject, files, newest_upload, deleted.finished_at if deleted else None
-    )
+    ).model_copy(update={"owner": event.detail.requester})
     manifest = TakenManifest(subject=taken.subject, dataset_id=taken.dataset_id, files=files)
     bucket.write(taken_manifest_key(taken.subject, taken.dataset_id), manifest.model_dump_json().encode())
     first_delivery = subjects.take(taken, newest_upload)

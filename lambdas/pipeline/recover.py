@@ -8,13 +8,27 @@ from contracts.environment import PlanEnvironment
 from contracts.pipeline import FailedState, Recovery
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.observability import logger
+from lambdas.domain.failures import ended_job, is_refusal
+from lambdas.domain.pricing import job_receipt
 from lambdas.domain.recovery import recover
+from lambdas.pipeline.receipts import settle
 from lambdas.pipeline.state import state
+
+
+def _settle(env: PlanEnvironment, failed: FailedState) -> None:
+    """Before another attempt reserves more. A job that goes on ending, as after a timeout, is settled by its event."""
+    job = ended_job(failed.error)
+    if job is not None:
+        settle(env, failed, job.receipt(failed.attempt, is_billed=env.training_is_billed))
+    elif failed.training_job is not None and is_refusal(failed.error):
+        instance_type = failed.training_job["ResourceConfig"]["InstanceType"]
+        settle(env, failed, job_receipt(failed.attempt, instance_type, is_billed=env.training_is_billed))
 
 
 @state(FailedState)
 def handler(failed: FailedState) -> Recovery:
     env = environment(PlanEnvironment)
+    _settle(env, failed)
     decision = recover(
         failed,
         env.training_instance_types,

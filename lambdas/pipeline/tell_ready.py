@@ -15,14 +15,16 @@ from lambdas.pipeline.state import state
 @state(VersionHosted)
 def handler(hosted: VersionHosted) -> SubjectEvent:
     env = environment(TellEnvironment)
+    subjects = Subjects(env.table_name)
+    run = subjects.run(hosted.subject, hosted.run_id)
     ready = SubjectEvent(
         event="subject.ready",
         subject=hosted.subject,
         run_id=hosted.run_id,
         version=hosted.version,
+        receipt=run.receipt if run else None,
         link=f"/v1/subjects/{hosted.subject}",
     )
-    subjects = Subjects(env.table_name)
     if subjects.is_running(hosted):  # told first: what dies in between is told again, not never
         events.publish(env.subject_topic_arn, ready)
     if subjects.succeed(hosted):

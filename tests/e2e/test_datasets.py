@@ -53,7 +53,9 @@ def test_photos_dropped_in_any_order_become_a_subject_and_pictures(cloud: Cloud,
     stages = ["taken", "checking", "planning", "training", "judging", "publishing", "hosting", "ready"]
     assert [entry.stage for entry in run.stages] == stages
     assert run.ignored == ["notes.txt"]
-    assert run.billable_seconds is not None
+    assert run.receipt is not None
+    assert run.receipt.billable_seconds >= 1
+    assert (run.receipt.dollars, run.receipt.jobs[0].price) == (0, None)  # nobody bills for this machine
     assert any(subject.run and subject.run.progress and subject.run.progress.total_steps == 8 for subject in seen)
 
     report = DatasetReport.model_validate_json(read(cloud, report_key("ball", run.dataset_id)))
@@ -82,6 +84,7 @@ def test_photos_dropped_in_any_order_become_a_subject_and_pictures(cloud: Cloud,
     assert pictures[0] != pictures[1]
     told = until("the topic tells", lambda: inbox.about("ball"))
     assert [(message["event"], message["version"]) for message in told] == [("subject.ready", ready.version)]
+    assert told[0]["receipt"] == run.receipt.plain()
 
 
 def test_several_subjects_are_learned_together_and_then_further(cloud: Cloud) -> None:

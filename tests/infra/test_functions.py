@@ -13,7 +13,7 @@ ENVIRONMENTS: dict[str, type[StoreEnvironment]] = {
     "lambdas.intake.take_dataset.handler": environment.IntakeEnvironment,
     "lambdas.pipeline.check_dataset.handler": environment.CheckEnvironment,
     "lambdas.pipeline.plan_training.handler": environment.PlanEnvironment,
-    "lambdas.pipeline.judge_model.handler": environment.StoreEnvironment,
+    "lambdas.pipeline.judge_model.handler": environment.TrainingEnvironment,
     "lambdas.pipeline.publish_model.handler": environment.StoreEnvironment,
     "lambdas.hosting.host_model.handler": environment.HostEnvironment,
     "lambdas.hosting.remove_endpoints.handler": environment.RemovalEnvironment,
@@ -21,6 +21,7 @@ ENVIRONMENTS: dict[str, type[StoreEnvironment]] = {
     "lambdas.pipeline.recover.handler": environment.PlanEnvironment,
     "lambdas.pipeline.tell_failed.handler": environment.TellEnvironment,
     "lambdas.pipeline.close_execution.handler": environment.TellEnvironment,
+    "lambdas.pipeline.settle_training.handler": environment.SettleEnvironment,
     "lambdas.deletion.delete_subject.handler": environment.DeletionEnvironment,
     "lambdas.api.app.handler": environment.ApiEnvironment,
     "lambdas.api.record_generation.handler": environment.StoreEnvironment,
@@ -54,6 +55,13 @@ def test_ladder_limit_and_budget_survive_the_way_through_the_variables(productio
     assert planned.training_instance_types == ["ml.g5.xlarge", "ml.g5.2xlarge", "ml.g4dn.xlarge", "ml.g6.xlarge"]
     assert planned.training_max_seconds == PRODUCTION.training_max_seconds
     assert planned.training_budget_dollars == PRODUCTION.training_budget_dollars
+    assert planned.daily_budget_dollars == PRODUCTION.daily_budget_dollars
+    assert planned.training_is_billed is True
+
+
+def test_no_training_is_billed_on_ones_own_machine(local: Synthesis) -> None:
+    declared = variables(local.functions()["lambdas.pipeline.settle_training.handler"])
+    assert environment.SettleEnvironment.from_variables(declared).training_is_billed is False
 
 
 def test_blocked_words_and_watermark_survive_the_way_through_the_variables(guarded: Synthesis) -> None:

@@ -67,6 +67,11 @@ def test_callers_sign_by_default() -> None:
     assert {(settings.oidc_issuer, settings.oidc_audience) for settings in ENVIRONMENTS.values()} == {("", ())}
 
 
+def test_a_day_has_room_for_a_run() -> None:
+    with pytest.raises(ValueError, match="daily_budget_dollars"):
+        replace(LOCAL, training_budget_dollars=10, daily_budget_dollars=9)
+
+
 def test_nothing_is_blocked_or_marked_by_default() -> None:
     assert {(settings.blocked_words, settings.watermark) for settings in ENVIRONMENTS.values()} == {((), "")}
 

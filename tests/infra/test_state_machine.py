@@ -98,12 +98,12 @@ def test_train_sends_the_planned_request_and_nothing_else(machine: dict[str, Any
     assert evaluate(train["Arguments"], input=PLANNED) == PLANNED["training_job"]
 
 
-@pytest.mark.parametrize("billed", [{"BillableTimeInSeconds": 61}, {}])
+@pytest.mark.parametrize("billed", [{"BillableTimeInSeconds": 61, "TrainingTimeInSeconds": 70}, {}])
 def test_a_trained_model_is_added_to_the_plan_billed_or_not(machine: dict[str, Any], billed: dict[str, int]) -> None:
     artifacts = {"S3ModelArtifacts": "s3://bucket/models/rex/output/model/"}
     answer = {"TrainingJobStatus": "Completed", "ModelArtifacts": artifacts, **billed}
     merged = evaluate(machine["States"]["Train"]["Output"], input=PLANNED, result=answer)
-    seconds = {"billable_seconds": 61} if billed else {}
+    seconds = {"billable_seconds": 61, "training_seconds": 70} if billed else {}
     assert merged == {**PLANNED, "artifact_uri": "s3://bucket/models/rex/output/model/", **seconds}
     assert evaluate(machine["States"]["IsTrained"]["Choices"][0]["Condition"], input=merged) is True
 

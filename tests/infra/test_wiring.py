@@ -75,8 +75,26 @@ def test_a_broken_execution_of_this_machine_is_closed(production: Synthesis) -> 
         "stateMachineArn": [{"Ref": machine}],
     }
     assert broken["Targets"][0]["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
-    refused = only(production.properties("AWS::Lambda::EventInvokeConfig"))
-    assert refused["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
+
+
+def test_every_end_of_a_training_job_of_ours_is_settled(production: Synthesis) -> None:
+    rules = production.properties("AWS::Events::Rule")
+    ended = only({n: r for n, r in rules.items() if n.startswith("TrainingTrainingEnded")})
+    assert ended["EventPattern"]["source"] == ["aws.sagemaker"]
+    assert ended["EventPattern"]["detail"] == {
+        "TrainingJobName": [{"prefix": "dreamdrop-"}],
+        "TrainingJobStatus": ["Completed", "Failed", "Stopped"],
+    }
+    (target,) = ended["Targets"]
+    assert target["Arn"]["Fn::GetAtt"][0].startswith("TrainingSettleTraining")
+    assert target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
+
+
+def test_events_that_a_function_refuses_are_set_aside(production: Synthesis) -> None:
+    refused = production.properties("AWS::Lambda::EventInvokeConfig")
+    assert {name[:22] for name in refused} == {"TrainingCloseExecution", "TrainingSettleTraining"}
+    for one in refused.values():
+        assert one["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
 
 
 def test_callers_sign_every_route_but_the_page_and_the_contract(local: Synthesis, production: Synthesis) -> None:

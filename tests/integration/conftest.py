@@ -145,6 +145,8 @@ def _variables(account: Account) -> dict[str, str]:
         "TRAINING_PAUSE_SECONDS": "30",
         "TRAINING_MAX_SECONDS": "10800",
         "TRAINING_BUDGET_DOLLARS": "5.0",
+        "DAILY_BUDGET_DOLLARS": "20.0",
+        "TRAINING_IS_BILLED": "True",
         "INFERENCE_IMAGE": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/inference:1",
         "INFERENCE_ROLE_ARN": f"arn:aws:iam::{ACCOUNT}:role/inference",
         "INFERENCE_INSTANCE_TYPE": "ml.g4dn.xlarge",

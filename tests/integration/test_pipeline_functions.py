@@ -518,7 +518,8 @@ def test_a_trained_model_is_judged_published_hosted_and_told(
     assert promoted(account).taken_at == ready.run.stages[0].at
     stages = ["taken", "checking", "planning", "training", "judging", "publishing", "hosting", "ready"]
     assert [entry.stage for entry in ready.run.stages] == stages
-    assert ready.run.billable_seconds == 60
+    assert ready.run.receipt is not None
+    assert ready.run.receipt.billable_seconds == 60
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,17 @@ def test_the_longest_job_name_fits_sagemaker() -> None:
     assert re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name)
 
 
+@pytest.mark.parametrize("subject", ["dog", "red-panda-2", "0123456789ab-1"])
+def test_a_job_name_is_read_back(subject: str) -> None:
+    name = storage.training_job_name("team-a", subject, storage.version_id("0123456789ab", 12))
+    assert storage.parse_training_job_name("team-a", name) == (subject, "0123456789ab", 12)
+
+
+@pytest.mark.parametrize("name", ["team-dog-0123456789ab-1", "team-a-dog-0123456789ab", "team-a-0123456789ab-1", "x"])
+def test_a_job_name_of_others_is_none_of_ours(name: str) -> None:
+    assert storage.parse_training_job_name("team-a", name) is None
+
+
 @pytest.mark.parametrize("version", ["../../secrets", "0123456789ab-1/..", "0123456789ab", ""])
 def test_a_made_up_version_never_becomes_a_key(version: str) -> None:
     with pytest.raises(InvalidRequest):

@@ -8,13 +8,13 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
-from contracts.errors import OverBudget
+from contracts.errors import InternalError, OverBudget
 from contracts.generation import CONCURRENT_INVOCATIONS
-from contracts.pipeline import DatasetChecked, TrainingCapacity
+from contracts.pipeline import DatasetChecked, Price, Receipt, TrainingCapacity
 from contracts.training import Hyperparameters, TrainingRequest
 from infra.settings import VOLUME_FAMILIES
 from lambdas.domain.endpoints import EndpointPlan
-from lambdas.domain.pricing import INSTANCES, quote
+from lambdas.domain.pricing import INSTANCES, PRICE_DATE, PRICE_REGION, job_receipt, quote
 from lambdas.domain.training_job import Instance, training_job
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/0"
@@ -49,6 +49,49 @@ def test_the_budget_becomes_the_time_limit() -> None:
 def test_over_the_budget_is_refused_before_the_start() -> None:
     with pytest.raises(OverBudget, match="100000 steps"):
         price(Hyperparameters(max_steps=100_000, method="full"))
+
+
+def test_earlier_attempts_are_paid_from_the_same_budget() -> None:
+    wanted = Hyperparameters(max_steps=10)
+    assert price(wanted, budget_dollars=0.5, spent_dollars=0.2).limit_dollars <= 0.3
+    with pytest.raises(OverBudget, match=r"after \$0.45 for earlier attempts"):
+        price(wanted, budget_dollars=0.5, spent_dollars=0.45)
+    with pytest.raises(OverBudget, match="the limit is 0 s"):
+        price(wanted, budget_dollars=0.5, spent_dollars=0.9)
+
+
+def test_the_quote_says_of_which_day_and_region_its_price_is() -> None:
+    quoted = price(Hyperparameters(max_steps=10))
+    assert quoted.price == Price(dollars_an_hour=1.408, region=PRICE_REGION, date=PRICE_DATE)
+
+
+def test_an_instance_type_without_a_price_is_refused_with_those_that_have_one() -> None:
+    with pytest.raises(InternalError, match=r"There is no price for ml\.p5\.48xlarge") as refused:
+        quote(Hyperparameters(), instance_type="ml.p5.48xlarge", instance_images=1, class_images=0, max_seconds=60,
+              budget_dollars=1)  # fmt: skip
+    assert "ml.g5.xlarge" in refused.value.cure
+
+
+def test_a_receipt_is_computed_from_the_billed_seconds_and_tells_what_spot_saved() -> None:
+    spot = job_receipt(1, "ml.g5.xlarge", is_billed=True, training_seconds=3600, billable_seconds=900, spot=True)
+    assert (spot.dollars, spot.saved_dollars) == (0.352, 1.056)
+    warm = job_receipt(2, "ml.g5.xlarge", is_billed=True, training_seconds=900, billable_seconds=900,
+                       keep_alive_seconds=900)  # fmt: skip
+    assert (warm.warm_seconds, warm.dollars, warm.saved_dollars) == (900, 0.704, 0)
+    whole = Receipt.of([spot, warm])
+    assert (whole.training_seconds, whole.billable_seconds) == (4500, 1800)
+    assert (whole.dollars, whole.saved_dollars, whole.saved_percent) == (1.056, 1.056, 50.0)
+
+
+def test_a_job_that_never_started_costs_nothing_and_keeps_nothing_warm() -> None:
+    never = job_receipt(1, "ml.g5.xlarge", is_billed=True, keep_alive_seconds=900)
+    assert (never.dollars, never.warm_seconds) == (0, 0)
+    assert Receipt.of([never]).saved_percent == 0
+
+
+def test_where_nobody_bills_a_receipt_has_seconds_and_no_price() -> None:
+    local = job_receipt(1, "ml.g5.xlarge", is_billed=False, training_seconds=40, billable_seconds=40)
+    assert (local.price, local.dollars, local.billable_seconds) == (None, 0, 40)
 
 
 def checked() -> DatasetChecked:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+from datetime import date
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from PIL import Image, ImageFont
 
 from contracts.artifact import TrainingSummary
-from contracts.pipeline import DatasetReport, ImageFinding, Quote
+from contracts.pipeline import DatasetReport, ImageFinding, JobReceipt, Price, Quote, Receipt
+from dreamdrop.progress import describe_receipt
 from dreamdrop.report import GAP, HEADING_HEIGHT, LABEL_HEIGHT, TILE, Journey, Shown, draw_grid, render_html, wrap
 
 
@@ -18,6 +21,12 @@ def picture(colour: str, label: str = "a photo", side: int = 64) -> Shown:
     file = io.BytesIO()
     Image.new("RGB", (side, side), colour).save(file, "PNG")
     return Shown(label, "image/png", file.getvalue())
+
+
+def job(**more: Any) -> JobReceipt:
+    price = Price(dollars_an_hour=1.408, region="us-east-1", date=date(2026, 8, 17))
+    values = {"attempt": 1, "instance_type": "ml.g5.xlarge", "price": price, "training_seconds": 900}
+    return JobReceipt.model_validate({**values, "billable_seconds": 900, "dollars": 0.352, **more})
 
 
 @pytest.fixture
@@ -35,6 +44,7 @@ def journey() -> Journey:
         quote=Quote(
             instance_type="ml.g5.xlarge", steps=60, seconds=300, dollars=0.12, limit_seconds=900, limit_dollars=0.36
         ),
+        receipt=Receipt.of([job(price=None, dollars=0)]),
         dataset=DatasetReport(
             subject="robot",
             dataset_id="d",
@@ -48,6 +58,25 @@ def journey() -> Journey:
         note="Drawn by sd <2>.",
         losses=[(1, 0.9), (30, 0.6), (60, 0.4)],
     )
+
+
+@pytest.mark.parametrize(
+    ("jobs", "told"),
+    [
+        ([job()], "$0.35 for 900 s on ml.g5.xlarge"),
+        (
+            [job(), job(attempt=2, instance_type="ml.g6.xlarge", dollars=0.3, billable_seconds=300, saved_dollars=0.6)],
+            "$0.65 for 1200 s on ml.g5.xlarge, ml.g6.xlarge in 2 attempts; spot saved $0.60 (48 %)",
+        ),
+        ([job(price=None, dollars=0)], "nothing is billed on this machine, where training took 900 s"),
+    ],
+)
+def test_a_receipt_in_words(jobs: list[JobReceipt], told: str) -> None:
+    assert describe_receipt(Receipt.of(jobs)) == told
+
+
+def test_the_page_does_not_make_a_bill_of_a_laptops_seconds(journey: Journey) -> None:
+    assert "nothing is billed on this machine" in render_html(journey)
 
 
 class Links(HTMLParser):
