@@ -12,6 +12,7 @@ from contracts.pipeline import TrainingCapacity
 from contracts.storage import MAX_RESOURCE_PREFIX_LENGTH, RESOURCE_PREFIX_PATTERN
 
 HOUR = 3600
+TRAINING_SLACK_SECONDS = HOUR // 2  # the limits of SageMaker stop a job; this ends what they did not
 SHORTEST_WAIT_SECONDS = 1800  # CreateTrainingJob, MaxPendingTimeInSeconds
 LONGEST_KEEP_ALIVE_SECONDS = 3600  # https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html
 ISSUER_PATTERN = r"https://[^\s?#]+"
@@ -124,6 +125,11 @@ class Settings:
     def inference_has_volume(self) -> bool:
         return self.inference_instance_type.split(".")[1] in VOLUME_FAMILIES
 
+    @property
+    def longest_training_seconds(self) -> int:
+        """Of one job: its wait for an instance, its run, and what SageMaker needs to start, to stop and to upload."""
+        return self.training_wait_seconds + self.training_max_seconds + TRAINING_SLACK_SECONDS
+
     def __post_init__(self) -> None:
         """Raises ValueError for what would reach functions and containers cut short or as something else."""
         if unusable := [word for word in self.blocked_words if not word.strip() or "," in word]:
@@ -133,6 +139,10 @@ class Settings:
         if self.daily_budget_dollars < self.training_budget_dollars:
             raise ValueError(
                 "daily_budget_dollars: less than training_budget_dollars, so that no day has room for a run."
+            )
+        if self.machine_timeout_seconds <= self.longest_training_seconds:
+            raise ValueError(
+                f"machine_timeout_seconds: one training may take {self.longest_training_seconds} s, a run needs more."
             )
         if self.training_wait_seconds < SHORTEST_WAIT_SECONDS:
             raise ValueError(f"training_wait_seconds: SageMaker takes {SHORTEST_WAIT_SECONDS} or more.")

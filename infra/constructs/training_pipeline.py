@@ -101,7 +101,12 @@ class TrainingPipeline(Construct):
             "Machine",
             query_language=sfn.QueryLanguage.JSONATA,
             definition_body=sfn.DefinitionBody.from_chainable(
-                training_states(self, self.states, poll_seconds=settings.endpoint_poll_seconds)
+                training_states(
+                    self,
+                    self.states,
+                    poll_seconds=settings.endpoint_poll_seconds,
+                    longest_training_seconds=settings.longest_training_seconds,
+                )
             ),
             timeout=Duration.seconds(settings.machine_timeout_seconds),
             tracing_enabled=True,

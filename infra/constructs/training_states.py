@@ -40,12 +40,16 @@ class StateFunctions:
     tell_failed: lambda_.Function
 
 
-def training_states(scope: Construct, functions: StateFunctions, *, poll_seconds: int) -> sfn.IChainable:
-    """Every task that can fail hands over to Recover. Recover and TellFailed cannot: that would be a circle; the
+def training_states(
+    scope: Construct, functions: StateFunctions, *, poll_seconds: int, longest_training_seconds: int
+) -> sfn.IChainable:
+    """longest_training_seconds: from the request to the job's end, whatever the job waits for.
+
+    Every task that can fail hands over to Recover. Recover and TellFailed cannot: that would be a circle; the
     execution fails then, and is closed from outside."""
     check = _call(scope, "CheckDataset", functions.check_dataset)
     plan = _call(scope, "PlanTraining", functions.plan_training)
-    train = _train(scope)
+    train = _train(scope, longest_training_seconds)
     judge = _call(scope, "JudgeModel", functions.judge_model)
     publish = _call(scope, "PublishModel", functions.publish_model)
     host = _call(scope, "HostModel", functions.host_model)
@@ -103,7 +107,7 @@ def _call(scope: Construct, state: str, function: lambda_.Function, output: str 
     return task
 
 
-def _train(scope: Construct) -> sfn.CustomState:
+def _train(scope: Construct, timeout_seconds: int) -> sfn.CustomState:
     """Raw, because the library's task has no field for CompressionType, CheckpointConfig or an uncompressed model.
 
     Retried here only when the request was turned away: a job name can be used once. After a failure of the job Recover
@@ -116,6 +120,7 @@ def _train(scope: Construct) -> sfn.CustomState:
             "Type": "Task",
             "Resource": f"arn:{Aws.PARTITION}:states:::sagemaker:createTrainingJob.sync",
             "Arguments": "{% $states.input.training_job %}",
+            "TimeoutSeconds": timeout_seconds,
             "Output": TRAINED,
             "Retry": [
                 {

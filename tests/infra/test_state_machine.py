@@ -146,6 +146,11 @@ def test_a_model_is_hosted_once_its_endpoint_is_in_service(machine: dict[str, An
     assert evaluate(condition, input={"endpoint_status": status}) is hosted
 
 
+def test_a_training_that_sagemaker_does_not_end_is_given_up_after_its_own_limits(machine: dict[str, Any]) -> None:
+    timeout = machine["States"]["Train"]["TimeoutSeconds"]
+    assert PRODUCTION.training_wait_seconds + PRODUCTION.training_max_seconds < timeout < machine["TimeoutSeconds"]
+
+
 def test_an_execution_ends_in_time_and_is_traced(production: Synthesis, machine: dict[str, Any]) -> None:
     (properties,) = production.properties("AWS::StepFunctions::StateMachine").values()
     assert machine["TimeoutSeconds"] == PRODUCTION.machine_timeout_seconds
