@@ -105,7 +105,15 @@ class ServiceStack(Stack):
             "BrokenExecutions": training.dead_letters,
             "Deletions": deletion.dead_letters,
         }
-        alarms = Alarms(self, "Alarms", prefix=settings.prefix, key=key, dead_letters=watched, machine=training.machine)
+        alarms = Alarms(
+            self,
+            "Alarms",
+            prefix=settings.prefix,
+            key=key,
+            dead_letters=watched,
+            machine=training.machine,
+            daily_dollars=settings.daily_budget_dollars,
+        )
         Dashboard(self, "Dashboard", prefix=settings.prefix, dead_letters=watched, machine=training.machine)
 
         states = training.states

@@ -13,7 +13,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_cloudwatch_actions import SnsAction
 from constructs import Construct
 
-from contracts.metrics import GENERATIONS_FAILED, SECONDS_QUEUED, UNEXPECTED_ERRORS
+from contracts.metrics import GENERATIONS_FAILED, SECONDS_QUEUED, TRAINING_DOLLARS, UNEXPECTED_ERRORS
 from infra.constructs.messaging import topic
 
 PERIOD = Duration.minutes(5)
@@ -31,8 +31,9 @@ class Alarms(Construct):
         key: kms.IKey | None,
         dead_letters: Mapping[str, sqs.Queue],
         machine: sfn.StateMachine,
+        daily_dollars: float,
     ) -> None:
-        """`dead_letters`: what the messages in each queue were about -> the queue."""
+        """`dead_letters`: what the messages in each queue were about -> the queue. `daily_dollars`: for training."""
         super().__init__(scope, id)
         self.topic = topic(self, "Topic", key=key)
         self.topic.add_to_resource_policy(
@@ -71,6 +72,12 @@ class Alarms(Construct):
             "A request for pictures waited for half an hour or more.",
             threshold=LONGEST_WAIT_SECONDS,
         )
+        self._raise(
+            "TrainingDear",
+            own_metric(prefix, TRAINING_DOLLARS, "sum", period=Duration.days(1)),
+            f"Training was billed ${daily_dollars:.2f} or more within a day.",
+            threshold=daily_dollars,
+        )
         self._raise("UnexpectedErrors", own_metric(prefix, UNEXPECTED_ERRORS, "sum"), "The API answered with a 500.")
 
     def _raise(self, id: str, metric: cloudwatch.IMetric, description: str, threshold: float = 1) -> None:
@@ -87,11 +94,11 @@ class Alarms(Construct):
         alarm.add_alarm_action(SnsAction(self.topic))
 
 
-def own_metric(prefix: str, name: str, statistic: str) -> cloudwatch.Metric:
+def own_metric(prefix: str, name: str, statistic: str, period: Duration = PERIOD) -> cloudwatch.Metric:
     return cloudwatch.Metric(
         namespace=prefix,
         metric_name=name,
         dimensions_map={"service": prefix},
         statistic=statistic,
-        period=PERIOD,
+        period=period,
     )

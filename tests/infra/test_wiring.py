@@ -165,6 +165,12 @@ def test_every_alarm_has_its_section_in_the_runbook(production: Synthesis) -> No
     assert named == sections
 
 
+def test_a_day_that_costs_a_whole_budget_is_told(production: Synthesis) -> None:
+    alarms = production.properties("AWS::CloudWatch::Alarm").values()
+    [dear] = [alarm for alarm in alarms if alarm["MetricName"] == "TrainingDollars"]
+    assert (dear["Statistic"], dear["Period"], dear["Threshold"]) == ("Sum", 86_400, PRODUCTION.daily_budget_dollars)
+
+
 def test_alarms_and_dashboard_watch_what_the_functions_count(production: Synthesis) -> None:
     """The namespace and the dimension of Powertools' metrics, which no reference ties to the functions."""
     [function] = [
@@ -176,7 +182,8 @@ def test_alarms_and_dashboard_watch_what_the_functions_count(production: Synthes
         for alarm in production.properties("AWS::CloudWatch::Alarm").values()
         if alarm["Namespace"] == variables["POWERTOOLS_METRICS_NAMESPACE"]
     ]
-    assert {alarm["MetricName"] for alarm in ours} == {"GenerationsFailed", "SecondsQueued", "UnexpectedErrors"}
+    watched = {"GenerationsFailed", "SecondsQueued", "TrainingDollars", "UnexpectedErrors"}
+    assert {alarm["MetricName"] for alarm in ours} == watched
     for alarm in ours:
         assert alarm["Dimensions"] == [{"Name": "service", "Value": variables["POWERTOOLS_SERVICE_NAME"]}]
     [dashboard] = production.properties("AWS::CloudWatch::Dashboard").values()
