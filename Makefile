@@ -15,7 +15,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy check check-template toyworld bench-toyworld bench-train bench-generate up down status synth deploy destroy clean
+.PHONY: help demo test test-deploy check check-template toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -70,6 +70,9 @@ bench-train: $(VENV)/.run  ## our trainer beside diffusers' scripts: REFERENCE=D
 
 bench-generate: $(VENV)/.run  ## our generator beside diffusers' own pipeline: ten minutes
 	@$(BIN)/python -m benchmarks.generate
+
+costs: $(VENV)/.run  ## compute the tables of docs/costs.md anew
+	@$(BIN)/python -m benchmarks.costs
 
 synth: $(VENV)/.run  ## the CloudFormation templates, into cdk.out
 	@CDK_OUTDIR=cdk.out CDK_CONTEXT_JSON='{"environment": "$(ENVIRONMENT)", "prefix": "$(PREFIX)"}' $(BIN)/python app.py

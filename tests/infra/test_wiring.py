@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import costs
 from contracts import metrics
 from contracts.pipeline import DELETION_LEASE_SECONDS
 from infra.settings import LOCAL, PRODUCTION
@@ -163,6 +164,11 @@ def test_every_alarm_has_its_section_in_the_runbook(production: Synthesis) -> No
     }
     named = {re.search(r"docs/operations\.md, (\w+)\.$", text)[1] for text in described}  # type: ignore[index]
     assert named == sections
+
+
+def test_the_page_about_costs_counts_what_is_deployed(production: Synthesis) -> None:
+    assert len(production.properties("AWS::CloudWatch::Alarm")) == costs.ALARMS
+    assert len(production.properties("AWS::CloudWatch::Dashboard")) == costs.DASHBOARDS
 
 
 def test_a_day_that_costs_a_whole_budget_is_told(production: Synthesis) -> None:
