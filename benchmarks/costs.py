@@ -5,7 +5,7 @@ python -m benchmarks.costs      writes them anew
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,17 +147,19 @@ def _exact(dollars: float) -> str:
     return f"{dollars:.10f}".rstrip("0").rstrip(".")
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, tuple("---" for _ in heads), *rows])
 
 
 def with_tables(page: str) -> str:
     """The page with each table between its marks. Raises ValueError for one that it has no place for."""
     for name, table in tables().items():
-        mark = f"<!-- {name} -->"
-        page, found = re.subn(rf"{mark}\n.*?{mark}", lambda _, m=mark, t=table: f"{m}\n{t}\n{m}", page, flags=re.DOTALL)
-        if found != 1:
-            raise ValueError(f"The page has no place, or several, for the table: {mark} twice.")
+        mark = f"<!-- {name} -->\n"
+        parts = page.split(mark)
+        if len(parts) != 3:
+            raise ValueError(f"The page has no place for the table {name}: twice the line {mark.strip()}")
+        before, _, after = parts
+        page = f"{before}{mark}{table}\n{mark}{after}"
     return page
 
 
