@@ -16,7 +16,6 @@ from botocore.exceptions import ClientError
 
 from contracts.pipeline import DatasetTaken, JobReceipt
 from contracts.storage import TableKey, run_item, spending_item
-from lambdas.adapters.clients import error_code
 from lambdas.adapters.table import SECONDS_A_DAY, Rows
 
 KEEP_DAYS = 35
@@ -29,9 +28,6 @@ class Spending(Rows):
         """False when the owner's day has not so much left. Safe to repeat."""
         amount = _exactly(dollars)
         room = _exactly(budget_dollars) - amount
-        row = self._row(taken)
-        if str(attempt) in row["jobs"]:
-            return True
         if room < 0:
             return False
         hold = {
@@ -40,7 +36,7 @@ class Spending(Rows):
             "ConditionExpression": "attribute_not_exists(jobs.#attempt)",
             "ExpressionAttributeValues": {":held": {"day": day.isoformat(), "dollars": amount}},
         }
-        count = self._count(row["owner"], day, amount)
+        count = self._count(self._row(taken)["owner"], day, amount)
         count["ConditionExpression"] = "attribute_not_exists(dollars) OR dollars <= :room"
         count["ExpressionAttributeValues"][":room"] = room
         return self._both(hold, count) or str(attempt) in self._row(taken)["jobs"]
@@ -101,20 +97,21 @@ class Spending(Rows):
             try:
                 self._table.meta.client.transact_write_items(TransactItems=[{"Update": one} for one in updates])
             except ClientError as error:
-                if error_code(error) != "TransactionCanceledException":
-                    raise
-                if not _is_conflict(error):
+                reasons = _reasons(error)
+                if "ConditionalCheckFailed" in reasons:
                     return False
+                if "TransactionConflict" not in reasons:
+                    raise
                 time.sleep(PAUSE_SECONDS * random.random())  # noqa: S311  nothing secret
             else:
                 return True
         raise RuntimeError("The daily budget is busy all the time.")
 
 
-def _is_conflict(error: ClientError) -> bool:
-    reasons: list[dict[str, Any]] = error.response.get("CancellationReasons", [])  # type: ignore[assignment]
-    codes = {reason.get("Code") for reason in reasons}
-    return "TransactionConflict" in codes and "ConditionalCheckFailed" not in codes
+def _reasons(error: ClientError) -> set[str]:
+    """Of a cancelled transaction, one an item; empty for any other error."""
+    response: dict[str, Any] = dict(error.response)
+    return {str(reason.get("Code")) for reason in response.get("CancellationReasons", [])}
 
 
 def _exactly(dollars: float) -> Decimal:
