@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from contracts.pipeline import TrainingCapacity
+from contracts.training import Hosting
 
 
 def _split(value: Any) -> Any:
@@ -47,6 +48,7 @@ class IntakeEnvironment(StoreEnvironment):
 
 class CheckEnvironment(StoreEnvironment):
     default_base_model: str
+    default_hosting: Hosting
 
 
 class TrainingEnvironment(StoreEnvironment):
@@ -82,6 +84,7 @@ class HostEnvironment(StoreEnvironment):
     inference_max_instances: int
     inference_success_topic_arn: str
     inference_error_topic_arn: str
+    hosting_queue_url: str
     sleep_after_creation: bool
     blocked_words: Texts = []
     watermark: str = ""
@@ -111,5 +114,6 @@ class DeletionEnvironment(StoreEnvironment):
 class ApiEnvironment(StoreEnvironment):
     url_lifetime_seconds: int
     deletion_queue_url: str
+    hosting_queue_url: str
     blocked_words: Texts = []
     oidc_issuer: str = Field("", description="Whose tokens callers show; empty: they sign their requests.")

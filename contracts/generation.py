@@ -234,6 +234,7 @@ class InferenceAnswer(BaseModel):
     prompt: str | list[str]
     seeds: list[int] = Field(description="One a picture: asking for that seed alone gives the same picture.")
     timings: InferenceTimings
+    subjects: list[str] = Field([], description="Who was drawn: subject@version of each.")
 
 
 class PictureSource(BaseModel):

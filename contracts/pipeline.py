@@ -20,7 +20,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import ErrorReport
-from contracts.training import TrainingProgress, TrainingRequest
+from contracts.progress import TrainingProgress
+from contracts.training import Hosting, TrainingRequest
 
 TrainingCapacity = Literal["on-demand", "spot", "warm-pool"]  # one of them: SageMaker has no warm pools of spot
 
@@ -179,7 +180,7 @@ class VersionPublished(ModelJudged):
 class VersionHosted(VersionPublished):
     endpoint_name: str
     endpoint_status: str = Field(description="As DescribeEndpoint says: Creating, Updating, InService, ...")
-    endpoint_created: bool = Field(False, description="By this run.")
+    endpoint_changed: bool = Field(False, description="By this run: it asked SageMaker to create or update it.")
 
 
 class CaughtError(_Payload):
@@ -251,6 +252,7 @@ class Subject(_Payload):
     version: str | None = Field(None, description="The version that is served.")
     base_model: str | None = None
     instance_prompt: str | None = None
+    hosting: Hosting | None = Field(None, description="By which kind of endpoint it is drawn.")
     status: SubjectStatus = Field(description="Of the newest run; deleting: from DELETE until nothing is left.")
     updated_at: datetime
     error: ErrorReport | None = Field(None, description="Why the newest run failed, or why there is none.")
@@ -273,6 +275,13 @@ class DeletionRequested(_Payload):
     """Message on the deletion queue."""
 
     subject: str
+
+
+class EndpointNotice(_Payload):
+    """Message on the hosting queue: something about an endpoint is to be looked at."""
+
+    endpoint_name: str
+    subject: str | None = Field(None, description="Who waits for it: if there is no such endpoint, it is made again.")
 
 
 class Deletion(_Payload):

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 from contracts.errors import InvalidRequest, InvalidSubjectName
@@ -52,6 +52,7 @@ MAX_SUBJECT_LENGTH = 32
 SUBJECT_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 CONTINUE_FROM_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*(@[a-f0-9]{12}-[0-9]{1,2})?$"  # subject or subject@version
 PREVIOUS_MODEL = "previous"  # the channel of a training job that goes on from it
+OWN_SUBJECT = "subject"  # the model data source of an endpoint that draws one subject only
 VERSION_PATTERN = r"^[a-f0-9]{12}-[0-9]{1,2}$"
 MAX_BASE_MODEL_LENGTH = 32
 BASE_MODEL_PATTERN = r"^[a-z0-9]+([-.][a-z0-9]+)*$"
@@ -199,6 +200,7 @@ class TableKey(NamedTuple):
 
 ALL_SUBJECTS = "SUBJECTS"
 ALL_DELETIONS = "DELETIONS"
+LINES = "ENDPOINT#"  # begins the partitions of what waits for an endpoint
 
 
 def subject_item(subject: str) -> TableKey:
@@ -223,9 +225,10 @@ def drawn_item(subject: str, generation_id: str) -> TableKey:
     return TableKey(f"SUBJECT#{subject}", f"GENERATION#{generation_id}")
 
 
-def waiting_item(endpoint_name: str, created_at: str, generation_id: str) -> TableKey:
-    """Says that an endpoint owes an answer. Times of one format, so that the keys are in the order of the requests."""
-    return TableKey(f"ENDPOINT#{endpoint_name}", f"QUEUED#{created_at}#{generation_id}")
+def waiting_item(endpoint_name: str, created_at: datetime, generation_id: str = "") -> TableKey:
+    """Says that an endpoint owes an answer. In the order of the requests, hence the time in one format."""
+    at = created_at.astimezone(UTC).isoformat(timespec="microseconds")
+    return TableKey(f"{LINES}{endpoint_name}", f"QUEUED#{at}#{generation_id}")
 
 
 def wanted_classes_item(subject: str, image_set: str) -> TableKey:

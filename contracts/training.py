@@ -12,7 +12,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -67,6 +66,7 @@ MEMORY_TIER = "memory_tier"
 HIGHEST_MEMORY_TIER = 4
 
 Method = Literal["lora", "full"]
+Hosting = Literal["shared", "dedicated"]
 LoraTargets = Literal["attention", "all"]
 Attention = Literal["auto", "sdpa", "xformers"]
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
@@ -347,6 +347,7 @@ class DatasetInfo(BaseModel):
     continue_from: str | None = Field(
         None, pattern=CONTINUE_FROM_PATTERN, description="Subject whose model is trained further; or subject@version."
     )
+    hosting: Hosting | None = Field(None, description="dedicated: an endpoint of its own. Default: the deployment's.")
     hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
 
     @model_validator(mode="before")
@@ -419,6 +420,7 @@ class TrainingRequest(BaseModel):
     concepts: list[Concept] = []
     continue_from: str | None = None
     previous_prefix: str | None = Field(None, description="Key prefix of the model that continue_from names.")
+    hosting: Hosting = "shared"
     hyperparameters: Hyperparameters
 
     def class_image_sets(self, base_model_checksum: str) -> list[str]:
@@ -445,25 +447,9 @@ class TrainingRequest(BaseModel):
             base_model=self.base_model,
             concepts=self.concepts,
             continue_from=self.continue_from,
+            hosting=self.hosting,
             hyperparameters=self.hyperparameters,
         )
-
-
-TrainingPhase = Literal["loading", "class_images", "encoding", "inverting", "training", "sampling", "saving", "done"]
-
-
-class TrainingProgress(BaseModel):
-    """progress.json in the checkpoint folder: the one way out of a training job without a network."""
-
-    model_config = ConfigDict(frozen=True)
-
-    phase: TrainingPhase
-    step: int = Field(ge=0)
-    total_steps: int = Field(ge=1)
-    loss: float | None = Field(None, description="Mean of the last steps.")
-    seconds_per_step: float | None = None
-    eta_seconds: float | None = None
-    updated_at: datetime
 
 
 # pydantic names the tried member of a union in the path: prompt.list[constrained-str]

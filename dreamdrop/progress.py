@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.pipeline import Receipt, Run, Stage, Subject
-from contracts.training import TrainingProgress
+from contracts.progress import TrainingProgress
 
 ENDS: frozenset[Stage] = frozenset({"ready", "failed"})
 REFRESHES_PER_SECOND = 8

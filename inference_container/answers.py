@@ -31,6 +31,7 @@ def render(invocation: Invocation, drawing: Drawing) -> bytes:
         prompt=prompt,
         seeds=drawing.seeds,
         timings=InferenceTimings(load_ms=drawing.load_ms, compute_ms=drawing.compute_ms),
+        subjects=list(drawing.subjects),
     )
     return answer.model_dump_json().encode()
 

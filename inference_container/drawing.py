@@ -43,7 +43,7 @@ def build_generator(platform: Platform, verification: Future[BaseModelManifest])
         platform.subject_directory.mkdir(parents=True, exist_ok=True)
         disk_bytes = shutil.disk_usage(platform.subject_directory).free // 2
         store = SubjectStore(boto3.client("s3"), platform.data_bucket, platform.subject_directory, disk_bytes)
-    models = SubjectModels(base, store, _limits(device), platform.own_subject)
+    models = SubjectModels(base, store, _limits(device), platform.own_subject, platform.own_subject_name)
     _log.info("base model %s is ready on %s", base.manifest.id, device)
     # On the CPU a batch would change the last bits of a picture, and a seed promises the same picture again.
     most_at_once = MOST_PICTURES if device.type == "cuda" else 1

@@ -65,6 +65,7 @@ class Drawing:
     origins: list[dict[str, object]]  # how each picture came about
     load_ms: int
     compute_ms: int
+    subjects: tuple[str, ...] = ()  # subject@version of each that was drawn
 
 
 @dataclass(eq=False)
@@ -140,7 +141,7 @@ class Generator:
         return [_no_room(payload) for payload in batch]
 
     def _draw_kind(self, batch: Sequence[InferencePayload]) -> list[Drawing | DreamdropError]:
-        model = self._models.select(_shares(batch[0]))
+        model = self._models.select(_shares(batch[0]), batch[0].lora_scale)
         sampling = batch[0].sampling(self._models.generation_defaults)
         started = time.monotonic()
         requests: list[list[_Picture] | DreamdropError] = [
@@ -179,7 +180,7 @@ class Generator:
                 return found
             drawn.append(marked(found, self._settings.watermark) if self._settings.watermark else found)
         origins = [self._origin(one, model, sampling) for one in request]
-        return Drawing(drawn, [one.seed for one in request], origins, model.load_ms, compute_ms)
+        return Drawing(drawn, [one.seed for one in request], origins, model.load_ms, compute_ms, model.drawn)
 
     def _origin(self, picture: _Picture, model: SelectedModel, sampling: Sampling) -> dict[str, object]:
         return {

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from contracts.storage import OWN_SUBJECT
+
 DRAIN_SECONDS = 25.0  # SIGKILL follows SIGTERM after 30 s
 
 
@@ -21,6 +23,7 @@ class Platform:
     data_bucket: str | None
     blocked_words: tuple[str, ...] = ()
     watermark: str = ""
+    own_subject_name: str = ""  # subject@version of a dedicated endpoint
 
     @property
     def model_directory(self) -> Path:
@@ -33,7 +36,7 @@ class Platform:
 
         https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_AdditionalModelDataSource.html
         """
-        directory = self.base_directory / "additional-model-data-sources" / "subject"
+        directory = self.base_directory / "additional-model-data-sources" / OWN_SUBJECT
         return directory if directory.is_dir() else None
 
     @property
@@ -57,4 +60,5 @@ class Platform:
             data_bucket=variables.get("DATA_BUCKET") or None,
             blocked_words=tuple(word for word in variables.get("BLOCKED_WORDS", "").split(",") if word.strip()),
             watermark=variables.get("WATERMARK", ""),
+            own_subject_name=variables.get("SUBJECT", ""),
         )

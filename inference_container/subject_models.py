@@ -90,9 +90,17 @@ class SubjectModels:
     """Not for several threads: adapters are put on the shared networks."""
 
     def __init__(
-        self, base: BaseModel, store: SubjectStore | None, limits: MemoryLimits, own: Path | None = None
+        self,
+        base: BaseModel,
+        store: SubjectStore | None,
+        limits: MemoryLimits,
+        own: Path | None = None,
+        own_name: str = "",
     ) -> None:
-        """`own` holds the artifact of a dedicated container's only subject. Raises HostingFailed if it is unusable."""
+        """`own` holds the artifact of a dedicated container's only subject, subject@version its name.
+
+        Raises HostingFailed if it is unusable.
+        """
         self._base = base
         self._store = store
         networks = base.networks
@@ -103,6 +111,7 @@ class SubjectModels:
         self._on_device: Shelf[_Resident] = Shelf(limits.device_bytes, limits.subjects, self._off_the_device)
         self._seen: dict[str, float] = {}  # when it was last known not to be deleted
         self._own = self._load_own(own) if own is not None else None
+        self._own_name = own_name
         self.on_forgotten: Callable[[], None] = lambda: None  # for who keeps what subjects have made
 
     @property
@@ -113,14 +122,16 @@ class SubjectModels:
     def generation_defaults(self) -> GenerationDefaults:
         return self._base.manifest.generation_defaults
 
-    def select(self, shares: Sequence[Share] = ()) -> SelectedModel:
-        """The model that draws them, loaded if need be; without any: the only subject, or the base model.
+    def select(self, shares: Sequence[Share] = (), scale: float = 1.0) -> SelectedModel:
+        """The model that draws them, loaded if need be. Without any: the base model, or the only subject at that scale.
 
         Raises UnknownSubject; InvalidRequest for a mixture that cannot be; HostingFailed when files are damaged or do
         not fit this base model.
         """
+        if self._own is not None:
+            return self._select_own(self._own, shares, scale)
         if not shares:
-            return self._selected([(OWN, self._own, 1.0)] if self._own else [], 0, ())
+            return self._selected([], 0, ())
         started = time.monotonic()
         versions = [(share.subject, share.version or self._promoted(share.subject)) for share in shares]
         cold = [named for named in versions if not self._is_loaded(_key(*named))]
@@ -131,6 +142,14 @@ class SubjectModels:
         keys = [_key(*named) for named in versions]
         chosen = [(key, resident, share.scale) for key, resident, share in zip(keys, residents, shares, strict=True)]
         return self._selected(chosen, load_ms, tuple(f"{subject}@{version}" for subject, version in versions))
+
+    def _select_own(self, own: _Resident, shares: Sequence[Share], scale: float) -> SelectedModel:
+        """Whichever version is asked for: who asked for another one did so before this container took over."""
+        name = self._own_name.partition("@")[0]
+        if others := [share.subject for share in shares if share.subject != name]:
+            raise UnknownSubject(f"This endpoint draws {name or 'one subject'} only, not {others[0]}.")
+        drawn = (self._own_name,) if self._own_name else ()
+        return self._selected([(OWN, own, shares[0].scale if shares else scale)], 0, drawn)
 
     def release(self) -> None:
         """Frees everything but the base model."""

@@ -13,7 +13,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 
-from contracts.storage import waiting_item
+from contracts.storage import LINES
 
 SCALING_SERVICE = "sagemaker.application-autoscaling.amazonaws.com"
 SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
@@ -142,7 +142,7 @@ def leave_lines(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
         iam.PolicyStatement(
             actions=["dynamodb:DeleteItem"],
             resources=[table.table_arn],
-            conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [waiting_item("*", "", "").pk]}},
+            conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{LINES}*"]}},
         )
     )
 
@@ -179,7 +179,7 @@ class Endpoints:
             _sagemaker(*actions, "UpdateEndpoint", "UpdateEndpointWeightsAndCapacities"),
             self._parts(),
         )
-        self._scale(grantee, "RegisterScalableTarget", "PutScalingPolicy")
+        self._scale(grantee, "RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy")
         _allow(
             grantee,
             [f"application-autoscaling:Describe{what}" for what in ("ScalableTargets", "ScalingPolicies")],

@@ -29,6 +29,7 @@ from contracts.storage import (
 from infra.constructs.alarms import Alarms
 from infra.constructs.dashboard import Dashboard
 from infra.constructs.dataset_intake import DatasetIntake
+from infra.constructs.endpoint_keeping import EndpointKeeping
 from infra.constructs.functions import Functions
 from infra.constructs.generation_api import GenerationApi
 from infra.constructs.messaging import topic
@@ -39,10 +40,12 @@ from infra.constructs.subject_deletion import SubjectDeletion
 from infra.constructs.training_pipeline import TrainingPipeline
 from infra.data_stack import DataStack
 from infra.grants import (
+    encrypt_volumes,
     erase_objects,
     keep_rows,
     leave_lines,
     list_objects,
+    pass_to_sagemaker,
     publish,
     read_objects,
     remove_rows,
@@ -87,7 +90,11 @@ class ServiceStack(Stack):
             inference_role=hosting.role,
             network=network,
         )
-        training.machine.node.add_dependency(removal.resource)  # nothing is made after it has been removed
+        keeping = EndpointKeeping(
+            self, "Keeping", functions=functions, environment=hosting.environment, notices=hosting.notices
+        )
+        for maker in (training.machine, keeping):  # nothing is made after it has been removed
+            maker.node.add_dependency(removal.resource)
         intake = DatasetIntake(
             self,
             "Intake",
@@ -98,12 +105,20 @@ class ServiceStack(Stack):
             quiet_period_seconds=settings.quiet_period_seconds,
         )
         deletion = SubjectDeletion(self, "Deletion", functions=functions, machine=training.machine)
-        api = GenerationApi(self, "Api", settings=settings, functions=functions, deletion_queue=deletion.queue)
+        api = GenerationApi(
+            self,
+            "Api",
+            settings=settings,
+            functions=functions,
+            deletion_queue=deletion.queue,
+            hosting_queue=hosting.notices,
+        )
         watched = {
             "Datasets": intake.dead_letters,
             "Generations": hosting.dead_letters,
             "BrokenExecutions": training.dead_letters,
             "Deletions": deletion.dead_letters,
+            "Endpoints": hosting.notices_dead_letters,
         }
         alarms = Alarms(
             self,
@@ -130,10 +145,11 @@ class ServiceStack(Stack):
             training.close_execution,
             training.settle_training,
             hosting.record_generation,
+            keeping.keep_endpoint,
             api.function,
         ):
             keep_rows(table, function)
-        for function in (hosting.record_generation, api.function):
+        for function in (hosting.record_generation, keeping.keep_endpoint, api.function):
             leave_lines(table, function)
         for function in (intake.take_dataset, states.tell_ready, states.tell_failed, training.close_execution):
             publish(subject_topic, key, function)
@@ -159,6 +175,15 @@ class ServiceStack(Stack):
         read_objects(bucket, states.host_model, f"{BASE_MODELS}*/{MANIFEST}", f"{MODELS}*/{PROMOTED}")
         write_objects(bucket, states.host_model, f"{MODELS}*/{PROMOTED}")
 
+        for function in (states.host_model, keeping.keep_endpoint):
+            hosting.endpoints.make(function)
+            pass_to_sagemaker(hosting.role, function)
+            if settings.inference_has_volume:
+                encrypt_volumes(key, function)
+        for function in (states.host_model, keeping.keep_endpoint, api.function):
+            send(hosting.notices, key, function)
+        read_objects(bucket, keeping.keep_endpoint, *manifests)
+
         read_objects(bucket, hosting.role, f"{BASE_MODELS}*", f"{MODELS}*", f"{SOURCES}*")
         write_objects(bucket, hosting.role, f"{INFERENCE_OUTPUT}/*", f"{INFERENCE_FAILURE}/*")
         read_objects(bucket, hosting.record_generation, f"{INFERENCE}*")
@@ -173,7 +198,10 @@ class ServiceStack(Stack):
             f"{SOURCES}*",  # whether it is there
         )
         write_objects(bucket, api.function, f"{SOURCES}*")
-        hosting.endpoints.draw(api.function)
+        for function in (keeping.keep_endpoint, api.function):
+            hosting.endpoints.draw(function)
+        for function in (keeping.keep_endpoint, deletion.delete_subject):
+            hosting.endpoints.remove(function)
 
         remove_rows(table, deletion.delete_subject)
         drawn = (GENERATIONS, f"{INFERENCE_OUTPUT}/", f"{INFERENCE_FAILURE}/")

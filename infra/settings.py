@@ -10,6 +10,7 @@ from aws_cdk.aws_logs import RetentionDays
 
 from contracts.pipeline import TrainingCapacity
 from contracts.storage import MAX_RESOURCE_PREFIX_LENGTH, RESOURCE_PREFIX_PATTERN
+from contracts.training import Hosting
 
 HOUR = 3600
 TRAINING_SLACK_SECONDS = HOUR // 2  # the limits of SageMaker stop a job; this ends what they did not
@@ -43,6 +44,9 @@ class Settings:
     """A dataset is taken when nothing has arrived for so long. Delay of an SQS message: at most 900."""
 
     default_base_model: str
+    hosting: Hosting = "shared"
+    """Of subjects whose dataset_info.json leaves it open. dedicated: an endpoint a subject, without a network."""
+
     training_instance_types: tuple[str, ...] = TRAINING_INSTANCE_TYPES
     training_capacity: TrainingCapacity = "on-demand"
     """How training instances are bought. spot: what AWS has left over, up to 90 % cheaper by its own account; a job

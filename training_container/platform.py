@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 
 from contracts.errors import DreamdropError, InvalidRequest, TrainingStopped
+from contracts.progress import TrainingPhase, TrainingProgress
 from contracts.storage import PROGRESS
-from contracts.training import TrainingPhase, TrainingProgress
 
 BASE_DIRECTORY_VARIABLE = "SAGEMAKER_BASE_DIR"
 DEFAULT_BASE_DIRECTORY = "/opt/ml"

@@ -14,8 +14,9 @@ import torch
 
 from contracts.artifact import BaseModelManifest, TrainingSummary
 from contracts.errors import InvalidPreviousModel, TrainingStopped
+from contracts.progress import TrainingPhase
 from contracts.storage import PREVIOUS_MODEL
-from contracts.training import Hyperparameters, TrainingPhase, as_before, settle_hyperparameters
+from contracts.training import Hyperparameters, as_before, settle_hyperparameters
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
 from training_container.base_model import BaseModel, load_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint

@@ -46,7 +46,14 @@ API_TIMEOUT_SECONDS = 29  # an HTTP API gives up after 30
 
 class GenerationApi(Construct):
     def __init__(
-        self, scope: Construct, id: str, *, settings: Settings, functions: Functions, deletion_queue: sqs.Queue
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        settings: Settings,
+        functions: Functions,
+        deletion_queue: sqs.Queue,
+        hosting_queue: sqs.Queue,
     ) -> None:
         super().__init__(scope, id)
         self.function = functions.create(
@@ -57,6 +64,7 @@ class GenerationApi(Construct):
                 **functions.store,
                 url_lifetime_seconds=settings.url_lifetime_seconds,
                 deletion_queue_url=deletion_queue.queue_url,
+                hosting_queue_url=hosting_queue.queue_url,
                 blocked_words=list(settings.blocked_words),
                 oidc_issuer=settings.oidc_issuer,
             ),

@@ -11,7 +11,7 @@ from infra.constructs.functions import DEFAULT_TIMEOUT_SECONDS, Functions
 from infra.constructs.messaging import consume, dead_letter_queue, topic, work_queue
 from infra.constructs.private_network import PrivateNetwork
 from infra.constructs.sagemaker_role import SageMakerRole
-from infra.grants import Endpoints, encrypt_volumes, pass_to_sagemaker, publish, store_under
+from infra.grants import Endpoints, publish, store_under
 from infra.packaging import inference_image
 from infra.settings import Settings
 
@@ -38,32 +38,35 @@ class ModelHosting(Construct):
             publish(outcome, functions.key, self.role)
         store_under(functions.key, self.role)
 
-        self.host_model = functions.create(
+        self.notices_dead_letters = dead_letter_queue(self, "NoticesDeadLetters", key=functions.key)
+        self.notices = work_queue(
             self,
-            "HostModel",
-            handler="lambdas.hosting.host_model.handler",
-            environment=HostEnvironment(
-                **functions.store,
-                resource_prefix=settings.prefix,
-                inference_image=image.image_uri,
-                inference_role_arn=self.role.role_arn,
-                inference_instance_type=settings.inference_instance_type,
-                inference_max_instances=settings.inference_max_instances,
-                inference_success_topic_arn=self.drawn.topic_arn,
-                inference_error_topic_arn=self.not_drawn.topic_arn,
-                sleep_after_creation=settings.sleep_after_creation,
-                blocked_words=list(settings.blocked_words),
-                watermark=settings.watermark,
-                subnet_ids=network.subnet_ids if network else [],
-                security_group_ids=[network.security_group.security_group_id] if network else [],
-                output_key_arn=functions.key_arn,
-                volume_key_arn=functions.key_arn if settings.inference_has_volume else "",
-            ),
+            "Notices",
+            timeout_seconds=DEFAULT_TIMEOUT_SECONDS,
+            dead_letters=self.notices_dead_letters,
+            key=functions.key,
         )
-        self.endpoints.make(self.host_model)
-        pass_to_sagemaker(self.role, self.host_model)
-        if settings.inference_has_volume:
-            encrypt_volumes(functions.key, self.host_model)
+        self.environment = HostEnvironment(
+            **functions.store,
+            resource_prefix=settings.prefix,
+            inference_image=image.image_uri,
+            inference_role_arn=self.role.role_arn,
+            inference_instance_type=settings.inference_instance_type,
+            inference_max_instances=settings.inference_max_instances,
+            inference_success_topic_arn=self.drawn.topic_arn,
+            inference_error_topic_arn=self.not_drawn.topic_arn,
+            hosting_queue_url=self.notices.queue_url,
+            sleep_after_creation=settings.sleep_after_creation,
+            blocked_words=list(settings.blocked_words),
+            watermark=settings.watermark,
+            subnet_ids=network.subnet_ids if network else [],
+            security_group_ids=[network.security_group.security_group_id] if network else [],
+            output_key_arn=functions.key_arn,
+            volume_key_arn=functions.key_arn if settings.inference_has_volume else "",
+        )
+        self.host_model = functions.create(
+            self, "HostModel", handler="lambdas.hosting.host_model.handler", environment=self.environment
+        )
 
         self.record_generation = functions.create(
             self,

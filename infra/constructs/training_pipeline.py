@@ -74,7 +74,11 @@ class TrainingPipeline(Construct):
                 self,
                 "CheckDataset",
                 handler="lambdas.pipeline.check_dataset.handler",
-                environment=CheckEnvironment(**functions.store, default_base_model=settings.default_base_model),
+                environment=CheckEnvironment(
+                    **functions.store,
+                    default_base_model=settings.default_base_model,
+                    default_hosting=settings.hosting,
+                ),
                 memory_mb=2048,  # opens photos of up to 50 MB, eight at a time
                 timeout_seconds=600,
             ),

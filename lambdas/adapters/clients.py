@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 from botocore import exceptions
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 CONFIG = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
 
@@ -39,6 +40,21 @@ def is_transient(error: Exception) -> bool:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status == 429 or status >= 500 or error_code(error) in _NOT_NOW
     return isinstance(error, _BROKEN)
+
+
+def unless_gone(service: str, operation: str, **request: Any) -> None:
+    """Removes something, unless somebody has."""
+    try:
+        getattr(client(service), operation)(**request)
+    except ClientError as error:
+        if not is_gone(error):
+            raise
+
+
+def is_gone(error: ClientError) -> bool:
+    code, text = error_code(error), str(error)
+    named = code in ("ObjectNotFoundException", "ResourceNotFound")
+    return named or "not find" in text or "No scalable target found" in text
 
 
 def error_code(error: Exception) -> str:

@@ -7,7 +7,7 @@ import json
 from botocore.exceptions import ClientError
 from pydantic import BaseModel
 
-from contracts.pipeline import DatasetTaken, DeletionRequested, SubjectEvent
+from contracts.pipeline import DatasetTaken, DeletionRequested, EndpointNotice, SubjectEvent
 from lambdas.adapters.clients import client, error_code
 
 
@@ -34,6 +34,10 @@ def stop_execution(state_machine_arn: str, run_id: str) -> None:
 
 def ask_for_deletion(queue_url: str, requested: DeletionRequested, delay_seconds: int = 0) -> None:
     _send(queue_url, requested, delay_seconds)
+
+
+def look_at_endpoint(queue_url: str, notice: EndpointNotice, delay_seconds: int = 0) -> None:
+    _send(queue_url, notice, delay_seconds)
 
 
 def come_back(queue_url: str, receipt_handle: str, seconds: int) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from contracts.generation import INVOCATION_TIMEOUT_SECONDS, REQUEST_TTL_SECONDS
-from lambdas.adapters.clients import client, error_code
-from lambdas.domain.endpoints import VARIANT, EndpointPlan
+from lambdas.adapters.clients import client, error_code, unless_gone
+from lambdas.domain.endpoints import EndpointPlan
+from lambdas.domain.scaling import VARIANT, Scaling, scalable
 
 
 def describe(endpoint_name: str) -> dict[str, Any] | None:
@@ -27,27 +28,55 @@ def create(plan: EndpointPlan) -> None:
     _unless_exists(client("sagemaker").create_endpoint, plan.endpoint())
 
 
-def update(plan: EndpointPlan) -> None:
-    """Blue/green: the old fleet serves until the new one is in service. Another run may be at it already."""
+def update(plan: EndpointPlan) -> bool:
+    """Blue/green: the old fleet serves until the new one is in service, and what waits goes on waiting.
+
+    Its scaling is taken off first, for the length of the update: SageMaker refuses to change the instance type of what
+    is scaled, and nobody else is to change the number of instances meanwhile. False if another run is at it already.
+    https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-scaling-update.html
+    """
     _make_config(plan)
+    unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(plan.endpoint_name))
     try:
         client("sagemaker").update_endpoint(**plan.endpoint())
     except ClientError as error:
         if error_code(error) != "ValidationException" or "in-progress" not in str(error):
             raise
+        return False
+    return True
 
 
 def delete(endpoint_name: str) -> None:
     client("sagemaker").delete_endpoint(EndpointName=endpoint_name)
 
 
-def let_it_sleep(plan: EndpointPlan) -> None:
+def is_run_by(endpoint: dict[str, Any], role_arn: str) -> bool:
+    """Whether a described endpoint is this deployment's: another one's prefix may begin like ours."""
+    try:  # a model and its endpoint configuration have the same name
+        model = client("sagemaker").describe_model(ModelName=endpoint["EndpointConfigName"])
+    except ClientError as error:
+        if error_code(error) == "ValidationException" and "Could not find" in str(error):
+            return False
+        raise
+    return bool(model["ExecutionRoleArn"] == role_arn)
+
+
+def scales(endpoint_name: str) -> bool:
+    """False from its creation, and during an update, until `let_it_sleep`."""
+    where = scalable(endpoint_name)
+    found = client("application-autoscaling").describe_scalable_targets(
+        ServiceNamespace=where["ServiceNamespace"], ResourceIds=[where["ResourceId"]]
+    )
+    return bool(found["ScalableTargets"])
+
+
+def let_it_sleep(scaling: Scaling) -> None:
     """Scaling between zero and the limit; safe to repeat."""
-    scaling = client("application-autoscaling")
-    scaling.register_scalable_target(**plan.target())
-    scaling.put_scaling_policy(**plan.backlog_policy())
-    wake_policy = scaling.put_scaling_policy(**plan.wake_policy())
-    client("cloudwatch").put_metric_alarm(**plan.wake_alarm(wake_policy["PolicyARN"]))
+    service = client("application-autoscaling")
+    service.register_scalable_target(**scaling.target())
+    service.put_scaling_policy(**scaling.backlog_policy())
+    wake_policy = service.put_scaling_policy(**scaling.wake_policy())
+    client("cloudwatch").put_metric_alarm(**scaling.wake_alarm(wake_policy["PolicyARN"]))
 
 
 def send_to_sleep(endpoint_name: str) -> None:

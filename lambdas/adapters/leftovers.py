@@ -11,8 +11,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from lambdas.adapters.clients import client, error_code
-from lambdas.domain.endpoints import scalable, wake_alarm_name
+from lambdas.adapters import hosting
+from lambdas.adapters.clients import client, error_code, is_gone, unless_gone
+from lambdas.domain.endpoints import is_of
+from lambdas.domain.scaling import scalable, wake_alarm_name
 
 
 class StillChanging(Exception):
@@ -44,22 +46,22 @@ def is_running(job: str) -> bool:
     try:
         status = client("sagemaker").describe_training_job(TrainingJobName=job)["TrainingJobStatus"]
     except ClientError as error:
-        if not _is_gone(error):
+        if not is_gone(error):
             raise
         return False
     return status in ("InProgress", "Stopping")
 
 
 def stop_job(name: str) -> None:
-    _unless_gone("sagemaker", "stop_training_job", TrainingJobName=name)
+    unless_gone("sagemaker", "stop_training_job", TrainingJobName=name)
 
 
 def remove_endpoint(name: str) -> None:
     """Its scaling first, while there is something to scale. Raises StillChanging."""
-    _unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(name))
+    unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(name))
     client("cloudwatch").delete_alarms(AlarmNames=[wake_alarm_name(name)])
     try:
-        _unless_gone("sagemaker", "delete_endpoint", EndpointName=name)
+        unless_gone("sagemaker", "delete_endpoint", EndpointName=name)
     except ClientError as error:
         if error_code(error) == "ValidationException" and "in-progress" in str(error):
             raise StillChanging(name) from error
@@ -68,8 +70,23 @@ def remove_endpoint(name: str) -> None:
 
 def remove_model(name: str) -> None:
     """With its endpoint configuration."""
-    _unless_gone("sagemaker", "delete_endpoint_config", EndpointConfigName=name)
-    _unless_gone("sagemaker", "delete_model", ModelName=name)
+    unless_gone("sagemaker", "delete_endpoint_config", EndpointConfigName=name)
+    unless_gone("sagemaker", "delete_model", ModelName=name)
+
+
+def remove_with_models(endpoint_name: str) -> bool:
+    """An endpoint and every model that it ever had. False if there was no such endpoint any more.
+
+    Safe to repeat. Raises StillChanging.
+    """
+    exists = hosting.describe(endpoint_name) is not None
+    if exists:
+        remove_endpoint(endpoint_name)
+    names = [item["ModelName"] for item in _listed("list_models", "Models", endpoint_name)]
+    for name in names:
+        if is_of(endpoint_name, name):
+            remove_model(name)
+    return exists
 
 
 def expect_no_interfaces(security_group: str) -> None:
@@ -87,15 +104,3 @@ def _listed(operation: str, key: str, prefix: str, **more: Any) -> Iterator[dict
             name = next(value for field, value in item.items() if field.endswith("Name"))
             if name.startswith(f"{prefix}-"):
                 yield item
-
-
-def _unless_gone(service: str, operation: str, **request: Any) -> None:
-    try:
-        getattr(client(service), operation)(**request)
-    except ClientError as error:
-        if not _is_gone(error):
-            raise
-
-
-def _is_gone(error: ClientError) -> bool:
-    return error_code(error) in ("ObjectNotFoundException", "ResourceNotFound") or "not find" in str(error)

@@ -14,12 +14,7 @@ from botocore.exceptions import ClientError
 
 from contracts.artifact import PromotedVersion
 from contracts.errors import ErrorReport
-from contracts.generation import (
-    KEEP_GENERATIONS_DAYS,
-    MOST_COUNTED_POSITIONS,
-    GenerationStatus,
-    GenerationTimings,
-)
+from contracts.generation import KEEP_GENERATIONS_DAYS, GenerationStatus, GenerationTimings
 from contracts.pipeline import DatasetTaken, Deletion, JobReceipt, Quote, Receipt, Run, RunStatus, Stage, Subject
 from contracts.storage import (
     ALL_SUBJECTS,
@@ -33,8 +28,9 @@ from contracts.storage import (
     waiting_item,
     wanted_classes_item,
 )
+from contracts.training import Hosting
 from lambdas.adapters.clients import CONFIG, error_code
-from lambdas.domain.generations import LONGEST_WAIT, GenerationRow, deadline
+from lambdas.domain.generations import GenerationRow, deadline
 
 SECONDS_A_DAY = 86400
 
@@ -100,6 +96,7 @@ class Hosted(NamedTuple):
     version: str  # the promoted one
     endpoint_name: str
     base_model: str
+    hosting: Hosting
 
 
 class Subjects(Rows):
@@ -181,32 +178,59 @@ class Subjects(Rows):
         values = {"subject": subject, "status": "failed", "updated_at": _now(), "error": report.model_dump()}
         return self._update(key, values)
 
+    def may_promote(self, taken: DatasetTaken) -> bool:
+        """False if a newer dataset has been promoted, or the subject is to be deleted."""
+        subject = self._get(subject_item(taken.subject)) or {}
+        newest: str = subject.get("version_taken_at", "")
+        return "deletion_requested_at" not in subject and newest <= self._taken_at(taken)
+
+    def _taken_at(self, taken: DatasetTaken) -> str:
+        run = self._get(run_item(taken.subject, taken.run_id)) or {}
+        return str(run["stages"][0]["at"])
+
+    def want_endpoint(self, subject: str, endpoint_name: str) -> None:
+        """From before it is made until the subject is promoted to it."""
+        self._update(subject_item(subject), {"wanted_endpoint_name": endpoint_name}, Attr("run_id").exists())
+
+    def uses(self, subject: str, endpoint_name: str) -> bool:
+        """Or is going to use it."""
+        item = self._get(subject_item(subject)) or {}
+        return endpoint_name in (item.get("endpoint_name"), item.get("wanted_endpoint_name"))
+
     def promote(
-        self, taken: DatasetTaken, version: str, endpoint_name: str, base_model: str, instance_prompt: str
+        self,
+        taken: DatasetTaken,
+        version: str,
+        endpoint_name: str,
+        base_model: str,
+        instance_prompt: str,
+        hosting: Hosting = "shared",
     ) -> PromotedVersion | None:
         """Points the subject at a version and its endpoint in one write; None if a newer dataset has been promoted, or
         the subject is to be deleted."""
-        run = self._get(run_item(taken.subject, taken.run_id)) or {}
-        taken_at = run["stages"][0]["at"]
+        taken_at = self._taken_at(taken)
         values = {
             "version": version,
             "version_taken_at": taken_at,
             "endpoint_name": endpoint_name,
+            "wanted_endpoint_name": endpoint_name,
             "base_model": base_model,
             "instance_prompt": instance_prompt,
+            "hosting": hosting,
         }
         older = Attr("version_taken_at").not_exists() | Attr("version_taken_at").lte(taken_at)
         stays = Attr("run_id").exists() & Attr("deletion_requested_at").not_exists()
         if not self._update(subject_item(taken.subject), values, stays & older):
             return None
-        return PromotedVersion(version=version, taken_at=taken_at)
+        return PromotedVersion(version=version, taken_at=datetime.fromisoformat(taken_at))
 
     def hosted(self, subject: str) -> Hosted | None:
         """None if it is unknown or cannot be drawn: not yet, or not any more."""
         item = self._get(subject_item(subject))
         if item is None or not _is_ready(item):
             return None
-        return Hosted(subject, item["version"], item["endpoint_name"], item["base_model"])
+        hosting = item.get("hosting", "shared")
+        return Hosted(subject, item["version"], item["endpoint_name"], item["base_model"], hosting)
 
     def run(self, subject: str, run_id: str) -> Run | None:
         item = self._get(run_item(subject, run_id))
@@ -272,11 +296,8 @@ class Generations(Rows):
             for subject in row.subjects
         ]
         name = self._table.name
-        waiting = []
-        if row.endpoint_name is not None:
-            key = _waiting_key_of(row, row.endpoint_name)
-            gone = int(deadline(row.created_at).timestamp())
-            waiting.append({**key._asdict(), "generation_id": row.id, "expires_at": gone})
+        overdue = int(deadline(row.created_at).timestamp())
+        waiting = [{**key._asdict(), "generation_id": row.id, "expires_at": overdue} for key in _waiting(row)]
         puts: list[dict[str, Any]] = [{"Put": {"TableName": name, "Item": one}} for one in (item, *drawn, *waiting)]
         puts[0]["Put"]["ConditionExpression"] = "attribute_not_exists(pk)"
         try:
@@ -310,7 +331,7 @@ class Generations(Rows):
         seeds: list[int],
         timings: GenerationTimings,
     ) -> bool:
-        ending = {"images": images, "seeds": seeds, "timings": timings.model_dump()}
+        ending = {"version": row.version, "images": images, "seeds": seeds, "timings": timings.model_dump()}
         return self._finish(row, "succeeded", finished_at, ending)
 
     def fail(self, row: GenerationRow, finished_at: datetime, report: ErrorReport) -> bool:
@@ -338,12 +359,9 @@ class Generations(Rows):
                 ":queued": "queued",
             },
         }
-        writes: list[dict[str, Any]] = [{"Update": update}]
-        if row.endpoint_name is not None:
-            key = _waiting_key_of(row, row.endpoint_name)
-            writes.append({"Delete": {"TableName": name, "Key": key._asdict()}})
+        leave: list[dict[str, Any]] = [{"Delete": {"TableName": name, "Key": key._asdict()}} for key in _waiting(row)]
         try:
-            self._table.meta.client.transact_write_items(TransactItems=writes)
+            self._table.meta.client.transact_write_items(TransactItems=[{"Update": update}, *leave])
         except ClientError as error:
             ended = (self._get(generation_item(row.id)) or {}).get("status") != "queued"
             if error_code(error) == "TransactionCanceledException" and ended:
@@ -357,8 +375,8 @@ class Generations(Rows):
         Returns the keys of the endpoint's own files. Safe to repeat.
         """
         row = self.get(generation_id)
-        if row is not None and row.endpoint_name is not None:
-            self._table.delete_item(Key=_waiting_key_of(row, row.endpoint_name)._asdict())
+        for key in _waiting(row) if row else []:
+            self._table.delete_item(Key=key._asdict())
         try:
             answer = self._table.update_item(
                 Key=generation_item(generation_id)._asdict(),
@@ -379,34 +397,10 @@ class Generations(Rows):
         item = self._get(generation_item(generation_id))
         return item is not None and item["status"] in ("forgotten", "cancelled")
 
-    def position(self, row: GenerationRow, now: datetime) -> int | None:
-        """How many older requests its endpoint has not answered, up to a limit. None if that is not known."""
-        if row.endpoint_name is None:
-            return None
-        start, end = _waiting_key(row.endpoint_name, now - LONGEST_WAIT), _waiting_key_of(row, row.endpoint_name)
-        answer = self._table.query(
-            KeyConditionExpression=Key("pk").eq(start.pk) & Key("sk").between(start.sk, end.sk),
-            Select="COUNT",
-            Limit=MOST_COUNTED_POSITIONS + 1,
-            ConsistentRead=True,
-        )
-        return max(int(answer["Count"]) - 1, 0)  # without itself
 
-    def waiting(self, endpoint_name: str, now: datetime) -> Iterator[GenerationRow]:
-        """The requests to which the endpoint owes an answer, oldest first."""
-        oldest = _waiting_key(endpoint_name, now - LONGEST_WAIT)
-        for item in self._starting(TableKey(oldest.pk, "")):
-            row = self.get(item["generation_id"]) if item["sk"] >= oldest.sk else None
-            if row is not None and row.status == "queued":
-                yield row
-
-
-def _waiting_key(endpoint_name: str, at: datetime, generation_id: str = "") -> TableKey:
-    return waiting_item(endpoint_name, at.astimezone(UTC).isoformat(timespec="microseconds"), generation_id)
-
-
-def _waiting_key_of(row: GenerationRow, endpoint_name: str) -> TableKey:
-    return _waiting_key(endpoint_name, row.created_at, row.id)
+def _waiting(row: GenerationRow) -> list[TableKey]:
+    """Its place in the line before its endpoint; none for a row that does not tell which."""
+    return [waiting_item(row.endpoint_name, row.created_at, row.id)] if row.endpoint_name else []
 
 
 class Deletions(Rows):

@@ -16,27 +16,26 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.environment import ApiEnvironment
 from contracts.errors import (
-    DreamdropError,
     EndpointBusy,
     GenerationEnded,
     GenerationFailed,
     IdempotencyConflict,
     InvalidRequest,
-    SubjectNotReady,
     Unauthenticated,
     UnknownGeneration,
     UnknownSubject,
 )
 from contracts.generation import MAX_PAYLOAD_BYTES, Generation, GenerationRequest, Picture, PictureSource
 from contracts.metrics import GENERATIONS_ACCEPTED
-from contracts.pipeline import DeletionRequested, Subject
+from contracts.pipeline import DeletionRequested, EndpointNotice, Subject
 from contracts.policy import check_prompts
+from contracts.progress import TrainingProgress
 from contracts.storage import GENERATION_PATTERN, progress_key, source_prefix
-from contracts.training import TrainingProgress
 from lambdas.adapters import events, hosting
 from lambdas.adapters.clients import is_transient
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
+from lambdas.adapters.lines import Lines
 from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Deletions, Generations, Subjects
 from lambdas.api import errors
@@ -46,6 +45,7 @@ from lambdas.domain.generations import GenerationRow, answer_type, asks_the_same
 
 PAGE = Path(__file__).resolve().parents[2] / "dreamdrop" / "web" / "index.html"
 MAX_IDEMPOTENCY_KEY = 128
+NOT_SERVING = ("Creating", "Deleting", "Failed")
 MAX_KEY_BYTES = 1024  # of S3 and of a sort key: no subject's name is longer
 
 app = APIGatewayHttpResolver()
@@ -91,10 +91,10 @@ def offer_source() -> Response[str]:
 
 @app.get("/v1/generations/<generation_id>")
 def fetch(generation_id: str) -> Response[str]:
-    generations = Generations(environment(ApiEnvironment).table_name)
+    lines = Lines(environment(ApiEnvironment).table_name)
     now = datetime.now(UTC)
-    row = _generation(generations, generation_id).as_of(now)
-    position = generations.position(row, now) if row.status == "queued" else None
+    row = _generation(lines, generation_id).as_of(now)
+    position = lines.position(row, now) if row.status == "queued" else None
     return _json(200, _view(row).model_copy(update={"queue_position": position}))
 
 
@@ -204,10 +204,14 @@ def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> Gene
     try:
         hosting.submit(endpoint, row.id, row.body(), answer_type(row.request.format))
     except (ClientError, BotoCoreError) as error:
-        logger.exception("the endpoint did not accept the request")
+        logger.warning("the endpoint did not accept the request", exc_info=True)
         if is_transient(error):  # the row stays queued and unsubmitted: a retry with the same key submits it
             raise EndpointBusy("The endpoint does not accept requests at the moment.") from error
-        failed = _why_refused(endpoint)
+        if _is_missing(endpoint):  # it is made again, and then gets what waits
+            notice = EndpointNotice(endpoint_name=endpoint, subject=row.subject)
+            events.look_at_endpoint(environment(ApiEnvironment).hosting_queue_url, notice)
+            return row
+        failed = GenerationFailed("The endpoint did not accept the request.")
         generations.fail(row, datetime.now(UTC), failed.report)
         raise failed from error
     generations.mark_submitted(row.id)
@@ -219,12 +223,10 @@ def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> Gene
     return row.model_copy(update={"submitted": True})
 
 
-def _why_refused(endpoint: str) -> DreamdropError:
-    if hosting.describe(endpoint) is None:  # as after a removal of the service stack
-        return SubjectNotReady(
-            "The endpoint of this subject has been removed.", "Train a subject of its base model: that makes it again."
-        )
-    return GenerationFailed("The endpoint did not accept the request.")
+def _is_missing(endpoint: str) -> bool:
+    """As after a removal of the service stack: it does not serve yet, or not any more."""
+    found = hosting.describe(endpoint)
+    return found is None or found["EndpointStatus"] in NOT_SERVING
 
 
 def _view(row: GenerationRow) -> Generation:

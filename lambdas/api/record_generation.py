@@ -74,6 +74,7 @@ def _succeed(
     if not answer.generated_images:
         generations.fail(row, finished_at, GenerationFailed("The endpoint made no picture.").report)
         return
+    row = row.as_drawn(answer.subjects)
     form = row.request.format
     keys = [image_key(row.id, index, form) for index in range(len(answer.generated_images))]
     for key, image, seed in zip(keys, answer.generated_images, answer.seeds, strict=True):

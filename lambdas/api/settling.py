@@ -22,10 +22,13 @@ def settle(asked: GenerationRequest, owner: str, subjects: Subjects, bucket: Dat
     if asked.source_image is not None and not _is_uploaded(asked.source_image, owner, bucket):
         raise InvalidRequest("source_image: there is no such picture of yours.", "Upload it; see POST /v1/sources.")
     first = _hosted(subjects, asked.subject)
+    _check_dedicated(asked, first)
     version = _version(bucket, first, asked.version)
     mix = []
     for other in asked.mix:
         hosted = _hosted(subjects, other.subject)
+        if hosted.hosting == "dedicated":
+            raise _alone(hosted, "mix", "draws nobody else")
         if hosted.endpoint_name != first.endpoint_name:
             raise InvalidRequest(
                 f"mix: {hosted.subject} belongs to the base model {hosted.base_model}, "
@@ -34,6 +37,25 @@ def settle(asked: GenerationRequest, owner: str, subjects: Subjects, bucket: Dat
             )
         mix.append(other.model_copy(update={"version": _version(bucket, hosted, other.version)}))
     return Settled(first.endpoint_name, version, asked.model_copy(update={"version": version, "mix": mix}))
+
+
+def _check_dedicated(asked: GenerationRequest, hosted: Hosted) -> None:
+    """Its endpoint has one version of one subject, and no network to fetch anything else."""
+    if hosted.hosting != "dedicated":
+        return
+    if asked.mix:
+        raise _alone(hosted, "mix", "draws nobody else")
+    if asked.source_image is not None:
+        raise _alone(hosted, "source_image", "reads no uploaded pictures")
+    if asked.version not in (None, hosted.version):
+        raise _alone(hosted, "version", f"draws {hosted.version} only")
+
+
+def _alone(hosted: Hosted, field: str, limit: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{field}: {hosted.subject} has an endpoint of its own, which {limit}.",
+        f"Leave {field} out, or train the subject with hosting shared.",
+    )
 
 
 def _is_uploaded(key: str, owner: str, bucket: DataBucket) -> bool:

@@ -30,6 +30,7 @@ from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Deletions, Generations, Subjects
+from lambdas.domain.endpoints import own_endpoint_name
 
 PAUSE_SECONDS = 5.0
 BREATHER_SECONDS = 30  # before the next turn of what takes longer than one
@@ -101,16 +102,24 @@ class _Deletion:
         return jobs
 
     def _erase_until_nothing_comes(self, jobs: list[str]) -> None:
-        """A job that is stopped saves what it has. A function whose execution was stopped goes on, until it misses what
-        it reads or is done; so the end is a round that finds nothing, after a pause."""
+        """A job that is stopped saves what it has, and an endpoint of its own goes once it is done changing. A function
+        whose execution was stopped goes on, until it misses what it reads or is done; so the end is a round that finds
+        nothing, after a pause."""
         while True:
-            running = [job for job in jobs if leftovers.is_running(job)]
+            running = self._has_endpoint() or [job for job in jobs if leftovers.is_running(job)]
             erased = sum([self._erase(prefix) for prefix in subject_prefixes(self._name)])
             if not running and not erased:
                 return
             if self._context.get_remaining_time_in_millis() < NEEDED_MS:
                 raise _OutOfTime
             time.sleep(PAUSE_SECONDS)
+
+    def _has_endpoint(self) -> bool:
+        """One of its own; it is removed, which takes a while."""
+        try:
+            return leftovers.remove_with_models(own_endpoint_name(self._env.resource_prefix, self._name))
+        except leftovers.StillChanging:
+            return True
 
     def _forget_generation(self, generation: str) -> None:
         """Its row first: pictures that come from now on are not kept."""

@@ -59,6 +59,11 @@ class GenerationRow(BaseModel):
         """Without what is left open: an endpoint of before the last deployment refuses fields that it does not know."""
         return self.payload().model_dump_json(exclude_defaults=True)
 
+    def as_drawn(self, subjects: list[str]) -> GenerationRow:
+        """An endpoint of one subject draws the version that it has by then, whichever it had before its update."""
+        drawn = [version for name, _, version in (one.partition("@") for one in subjects) if name == self.subject]
+        return self.model_copy(update={"version": drawn[0]}) if drawn else self
+
     @property
     def subjects(self) -> list[str]:
         """Those that are in the pictures, each once."""

@@ -51,7 +51,7 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
     )
     try:
         files = TakenManifest.model_validate_json(content).files
-        request = _request(bucket, taken.subject, info_of(files), env.default_base_model)
+        request = _request(bucket, taken.subject, info_of(files), env)
         layout = lay_out(files, [concept.folder for concept in request.concepts])
         report = report.model_copy(update={"ignored": layout.ignored, "class_images": len(layout.class_images)})
         report = report.model_copy(update={"request": request, "images": _judge(bucket, taken.subject, layout)})
@@ -74,18 +74,19 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
     )
 
 
-def _request(bucket: DataBucket, subject: str, file: TakenFile | None, default_base_model: str) -> TrainingRequest:
+def _request(bucket: DataBucket, subject: str, file: TakenFile | None, env: CheckEnvironment) -> TrainingRequest:
     if file is None:
         info = DatasetInfo.from_subject_name(subject)
     else:
         info = DatasetInfo.parse(bucket.read_unchanged(dataset_prefix(subject) + DATASET_INFO, file.etag))
     return TrainingRequest(
         subject=subject,
-        base_model=info.base_model or default_base_model,
+        base_model=info.base_model or env.default_base_model,
         instance_prompt=info.instance_prompt,
         class_prompt=info.class_prompt,
         concepts=info.concepts,
         continue_from=info.continue_from,
+        hosting=info.hosting or env.default_hosting,
         hyperparameters=info.hyperparameters,
     )
 

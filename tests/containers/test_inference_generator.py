@@ -591,6 +591,16 @@ def test_a_dedicated_container_draws_its_only_subject(
     base = load_base_model(tiny_base_model, CPU)
     dedicated = Generator(SubjectModels(base, None, ROOMY, own), 1)
     assert np.array_equal(picture(dedicated), picture(generator, subject=subject))
+    named = Generator(SubjectModels(base, None, ROOMY, own, f"{subject}@{VERSION}"), 1)
+    scale = {"lora_scale": 0.5} if subject == "mia" else {}
+    half = draw(generator, subject=subject, **scale)
+    for asked in ({}, {"subject": subject}, {"subject": subject, "version": "0" * 12 + "-1"}):
+        drawn = draw(named, **asked, **scale)
+        assert np.array_equal(drawn.pictures[0], half.pictures[0])
+        assert drawn.subjects == (f"{subject}@{VERSION}",)
+        assert drawn.origins[0]["subjects"] == [f"{subject}@{VERSION}"]
+    with pytest.raises(UnknownSubject, match=f"draws {subject} only"):
+        draw(named, subject="rex")
     weights = next(own.rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(HostingFailed, match=weights.name):

@@ -28,7 +28,8 @@ from contracts.errors import (
     TrainingDiverged,
     UnreadableImage,
 )
-from contracts.training import Hyperparameters, JobHyperparameters, TrainingDefaults, TrainingPhase, TrainingProgress
+from contracts.progress import TrainingPhase, TrainingProgress
+from contracts.training import Hyperparameters, JobHyperparameters, TrainingDefaults
 from tests.containers.conftest import draw_toy, write_manifest
 from tests.containers.training_parts import artifact_of, build_job, change_info, run_job, weight_digests
 from training_container import train as train_module

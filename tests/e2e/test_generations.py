@@ -113,6 +113,59 @@ def test_another_owners_source_picture_does_not_exist(cloud: Cloud, subject: str
         cloud.client.generate(request)
 
 
+def test_a_dedicated_endpoint_draws_its_subject_comes_back_and_goes_with_it(cloud: Cloud, tmp_path: Path) -> None:
+    info = json.loads(dataset_info(4)) | {"hosting": "dedicated"}
+    cloud.drop("crown", {"a.png": photo(5), "dataset_info.json": json.dumps(info).encode()})
+    ready = cloud.client.wait_until_ready("crown", poll_seconds=0.1)
+    [listed] = [one for one in cloud.client.subjects() if one.subject == "crown"]
+    assert (listed.ready, listed.hosting) == (True, "dedicated")
+    sagemaker = cloud.deployment.client("sagemaker")
+    name = "dreamdrop--crown"
+    model = sagemaker.describe_model(ModelName=sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"])
+    assert model["EnableNetworkIsolation"] is True
+
+    def drawn(**more: Any) -> Path:
+        request = GenerationRequest(subject="crown", prompt="p", num_inference_steps=2, seed=3, **more)
+        done = cloud.client.wait_for_generation(cloud.client.generate(request).id, poll_seconds=0.1)
+        assert done.version == ready.version
+        [path] = cloud.client.save_images(done, tmp_path)
+        return path
+
+    first, half = drawn(), drawn(lora_scale=0.5)
+    assert first.read_bytes() != half.read_bytes()
+
+    jobs = len(sagemaker.list_training_jobs()["TrainingJobSummaries"])
+    sagemaker.delete_endpoint(EndpointName=name)  # as `make destroy` does; the rows stay
+    until("the endpoint is gone", lambda: name not in endpoints(cloud))
+    again = drawn()
+    assert pixels(again) == pixels(first)
+    assert len(sagemaker.list_training_jobs()["TrainingJobSummaries"]) == jobs
+
+    cloud.client.delete("crown")
+    cloud.client.wait_until_gone("crown", timeout_seconds=60, poll_seconds=0.1)
+    assert name not in endpoints(cloud)
+    models = sagemaker.list_models(NameContains=name)["Models"]
+    assert models == []
+
+
+def endpoints(cloud: Cloud) -> set[str]:
+    return {one["EndpointName"] for one in cloud.deployment.client("sagemaker").list_endpoints()["Endpoints"]}
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
+
+
+def test_a_cancelled_request_stays_cancelled(cloud: Cloud, subject: str) -> None:
+    request = GenerationRequest(subject=subject, prompt="p", num_inference_steps=30, num_images_per_prompt=4)
+    first, second = (cloud.client.generate(request) for _ in range(2))
+    assert cloud.client.generation(second.id).queue_position in (0, 1)
+    assert cloud.client.cancel(second.id).status == "cancelled"
+    assert cloud.client.wait_for_generation(first.id, poll_seconds=0.2).images
+    assert cloud.client.generation(second.id).status == "cancelled"
+
+
 @pytest.mark.parametrize("tool", ["generate.py", "generate.sh"])
 def test_the_examples_draw_a_picture(cloud: Cloud, subject: str, tool: str, tmp_path: Path) -> None:
     if tool == "generate.sh" and not (shutil.which("curl") and shutil.which("jq")):

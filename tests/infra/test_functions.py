@@ -16,6 +16,7 @@ ENVIRONMENTS: dict[str, type[StoreEnvironment]] = {
     "lambdas.pipeline.judge_model.handler": environment.TrainingEnvironment,
     "lambdas.pipeline.publish_model.handler": environment.StoreEnvironment,
     "lambdas.hosting.host_model.handler": environment.HostEnvironment,
+    "lambdas.hosting.keep_endpoint.handler": environment.HostEnvironment,
     "lambdas.hosting.remove_endpoints.handler": environment.RemovalEnvironment,
     "lambdas.pipeline.tell_ready.handler": environment.TellEnvironment,
     "lambdas.pipeline.recover.handler": environment.PlanEnvironment,

@@ -73,6 +73,7 @@ DELETES = {
 # The same for what three of them may read: the rest of the bucket is none of their business.
 READS = {
     "HostingHostModel": {"base-models/*/manifest.json", "models/*/promoted.json"},
+    "KeepingKeepEndpoint": {"base-models/*/manifest.json", "models/*/manifest.json"},
     "HostingRole": {"base-models/*", "models/*", "sources/*"},
     "ApiFunction": {"generations/*", "checkpoints/*/progress.json", "models/*/manifest.json", "sources/*"},
 }
@@ -159,9 +160,11 @@ def test_every_exception_is_needed(
     }
 
 
-def test_roles_are_passed_to_sagemaker_only_and_by_two_principals(each: Synthesis) -> None:
+def test_roles_are_passed_to_sagemaker_only_and_by_three_principals(each: Synthesis) -> None:
     passing = {name: one for name, one in allowances(each) if "iam:PassRole" in listed(one["Action"])}
-    assert {re.sub("DefaultPolicy.*", "", name) for name in passing} == {"HostingHostModelRole", "TrainingMachineRole"}
+    assert {name.partition("Role")[0] for name in passing} == {
+        "HostingHostModel", "KeepingKeepEndpoint", "TrainingMachine"
+    }  # fmt: skip
     for one in passing.values():
         assert one["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
         assert rendered(one["Resource"]) in ("<HostingRole4FF359EC>", "<TrainingRole4C1607BC>")
@@ -241,21 +244,26 @@ def test_only_the_deletion_removes_rows_and_stops_executions(production: Synthes
 
 
 def test_only_the_api_and_a_deletion_that_takes_long_put_deletions_in_line(production: Synthesis) -> None:
-    sending = [
-        (name, one["Resource"]["Fn::GetAtt"][0])
-        for name, one in statements(production.properties("AWS::IAM::Policy"))
+    assert senders(production, "DeletionQueue") == {"ApiFunction", "DeletionDeleteSubject"}
+
+
+def test_three_tell_news_of_endpoints(production: Synthesis) -> None:
+    assert senders(production, "HostingNotices") == {"ApiFunction", "HostingHostModel", "KeepingKeepEndpoint"}
+
+
+def senders(synthesis: Synthesis, queue: str) -> set[str]:
+    return {
+        name.partition("Role")[0]
+        for name, one in allowances(synthesis)
         if "sqs:SendMessage" in listed(one["Action"])
-        and not name.startswith(("TrainingCloseExecution", "TrainingSettleTraining"))
-    ]
-    assert [name.partition("Role")[0] for name, _ in sending] == ["ApiFunction", "DeletionDeleteSubject"]
-    assert all(queue.startswith("DeletionQueue") for _, queue in sending)
+        and any(resource["Fn::GetAtt"][0].startswith(queue) for resource in listed(one["Resource"]))
+    }
 
 
-def test_only_the_api_asks_for_pictures(production: Synthesis) -> None:
+def test_only_the_api_and_who_makes_endpoints_again_ask_for_pictures(production: Synthesis) -> None:
     action = "sagemaker:InvokeEndpointAsync"
-    asking = [name for name, one in allowances(production) if action in listed(one["Action"])]
-    assert len(asking) == 1
-    assert asking[0].startswith("ApiFunctionRole")
+    asking = {name.partition("Role")[0] for name, one in allowances(production) if action in listed(one["Action"])}
+    assert asking == {"ApiFunction", "KeepingKeepEndpoint"}
 
 
 def test_only_rules_and_our_topics_may_send_to_the_queues(each: Synthesis) -> None:

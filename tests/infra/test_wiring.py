@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import costs
 from contracts import metrics
-from contracts.pipeline import DELETION_LEASE_SECONDS
+from contracts.pipeline import DELETION_LEASE_SECONDS, EndpointNotice
 from infra.settings import LOCAL, PRODUCTION
 from tests.infra.synthesis import Synthesis
 
@@ -42,7 +42,7 @@ def test_a_dropped_file_waits_out_the_quiet_period(local: Synthesis, production:
 def test_every_work_queue_names_its_failures_and_sets_them_aside(production: Synthesis) -> None:
     functions = production.properties("AWS::Lambda::Function")
     mappings = production.properties("AWS::Lambda::EventSourceMapping")
-    assert len(mappings) == 3
+    assert len(mappings) == 4
     for mapping in mappings.values():
         assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
         source = production.properties("AWS::SQS::Queue")[mapping["EventSourceArn"]["Fn::GetAtt"][0]]
@@ -98,6 +98,37 @@ def test_events_that_a_function_refuses_are_set_aside(production: Synthesis) -> 
         assert one["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
 
 
+def test_news_of_our_endpoints_reach_who_keeps_them(production: Synthesis) -> None:
+    rules = production.properties("AWS::Events::Rule")
+    changed = only({n: r for n, r in rules.items() if n.startswith("KeepingEndpointChanged")})
+    assert changed["EventPattern"]["source"] == ["aws.sagemaker"]
+    assert changed["EventPattern"]["detail-type"] == ["SageMaker Endpoint State Change"]
+    assert changed["EventPattern"]["detail"] == {
+        "EndpointName": [{"prefix": "dreamdrop-"}],
+        "EndpointStatus": ["IN_SERVICE", "FAILED"],
+    }
+    [target] = changed["Targets"]
+    assert target["Arn"]["Fn::GetAtt"][0].startswith("HostingNotices")
+    told = target["InputTransformer"]
+    [(name, path)] = told["InputPathsMap"].items()
+    assert path == "$.detail.EndpointName"
+    filled = told["InputTemplate"].replace(f"<{name}>", '"e"')
+    assert EndpointNotice.model_validate_json(filled) == EndpointNotice(endpoint_name="e")
+
+
+def test_nothing_is_made_after_the_endpoints_were_removed(production: Synthesis) -> None:
+    """CloudFormation deletes what depends on a resource before the resource."""
+    makers = [
+        resource
+        for kind in ("AWS::StepFunctions::StateMachine", "AWS::Lambda::EventSourceMapping", "AWS::Events::Rule")
+        for name, resource in production.resources(kind).items()
+        if name.startswith(("TrainingMachine", "Keeping"))
+    ]
+    assert len(makers) == 3
+    (removal,) = production.resources("Custom::RuntimeResources")
+    assert all(removal in maker["DependsOn"] for maker in makers)
+
+
 def test_callers_sign_every_route_but_the_page_and_the_contract(local: Synthesis, production: Synthesis) -> None:
     for synthesis in (local, production):
         routes = synthesis.properties("AWS::ApiGatewayV2::Route").values()
@@ -147,7 +178,7 @@ def test_every_dead_letter_queue_has_an_alarm_that_is_heard(production: Synthesi
         if dimension["Name"] == "QueueName"
     }
     dead_letters = {name for name in production.resources("AWS::SQS::Queue") if "DeadLetters" in name}
-    assert len(dead_letters) == 4
+    assert len(dead_letters) == 5
     assert watched == dead_letters
     assert all(alarm["AlarmActions"] for alarm in alarms)
     assert {alarm["MetricName"] for alarm in alarms} >= {"ExecutionsFailed", "ExecutionsTimedOut"}

@@ -36,6 +36,7 @@ class Account:
     state_machine_arn: str
     topic_arn: str
     deletion_queue_url: str
+    hosting_queue_url: str
 
     def put(self, key: str, content: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
@@ -121,9 +122,9 @@ def _furnish() -> Account:
         definition=json.dumps({"StartAt": "End", "States": {"End": {"Type": "Succeed"}}}),
     )
     topic = clients.client("sns").create_topic(Name="subjects")
-    deletions = clients.client("sqs").create_queue(QueueName="deletions")
+    deletions, notices = (clients.client("sqs").create_queue(QueueName=name) for name in ("deletions", "notices"))
     base = BaseModelManifest(id="tiny", files=[], checksum="c" * 64, resolution=64, source="test", licence="test")
-    made = Account(s3, machine["stateMachineArn"], topic["TopicArn"], deletions["QueueUrl"])
+    made = Account(s3, machine["stateMachineArn"], topic["TopicArn"], deletions["QueueUrl"], notices["QueueUrl"])
     made.put(base_model_prefix("tiny") + MANIFEST, base.model_dump_json().encode())
     return made
 
@@ -156,4 +157,6 @@ def _variables(account: Account) -> dict[str, str]:
         "SLEEP_AFTER_CREATION": "True",
         "URL_LIFETIME_SECONDS": "3600",
         "DELETION_QUEUE_URL": account.deletion_queue_url,
+        "HOSTING_QUEUE_URL": account.hosting_queue_url,
+        "DEFAULT_HOSTING": "shared",
     }

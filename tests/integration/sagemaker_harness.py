@@ -60,6 +60,8 @@ assert sys.argv[1] == "serve"
 if os.environ.get("BROKEN"):
     sys.exit("the model does not fit")
 model = (base / "model/weights.txt").read_text()
+sources = base / "additional-model-data-sources"
+additional = {p.relative_to(sources).as_posix(): p.read_text() for p in sources.rglob("*") if p.is_file()}
 class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, status, body):
         self.send_response(status)
@@ -77,7 +79,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if request.get("fail"):
             return self.answer(500, b'{"error": "no picture"}')
         custom = self.headers.get("X-Amzn-SageMaker-Custom-Attributes")
-        seen = {"model": model, "pid": os.getpid(), "custom": custom, "echo": request}
+        seen = {"model": model, "pid": os.getpid(), "custom": custom, "echo": request, "additional": additional}
+        seen["has_credentials"] = "AWS_ACCESS_KEY_ID" in os.environ
         self.answer(200, json.dumps(seen).encode())
     def log_message(self, *arguments):
         pass

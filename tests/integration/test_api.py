@@ -24,9 +24,10 @@ from contracts.generation import (
     InferenceTimings,
     PictureSource,
 )
-from contracts.pipeline import DatasetTaken, Subject
+from contracts.pipeline import DatasetTaken, EndpointNotice, Subject
+from contracts.progress import TrainingProgress
 from contracts.storage import progress_key, source_prefix, version_manifest_key, version_prefix
-from contracts.training import Hyperparameters, TrainingProgress
+from contracts.training import Hosting, Hyperparameters
 from lambdas.adapters import clients, data_bucket, hosting
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Generations, Subjects
@@ -46,10 +47,10 @@ class Endpoint:
         self.accepted: list[str] = []
         self.woken: list[str] = []
         self.refuses: str | None = None
-        self.gone = False
+        self.status: str | None = "InService"
 
     def describe(self, endpoint_name: str) -> dict[str, str] | None:
-        return None if self.gone else {"EndpointName": endpoint_name}
+        return {"EndpointName": endpoint_name, "EndpointStatus": self.status} if self.status else None
 
     def submit(self, endpoint_name: str, generation_id: str, body: str, accept: str) -> None:
         if self.refuses:
@@ -77,13 +78,14 @@ def endpoint(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endp
     yield made
 
 
-def host(subject: str, version: str = VERSION, base_model: str = "tiny") -> None:
+def host(subject: str, version: str = VERSION, base_model: str = "tiny", hosting: Hosting = "shared") -> None:
     subjects = Subjects(TABLE)
     dataset = version.partition("-")[0]
     run = DatasetTaken(subject=subject, dataset_id=dataset, run_id=f"{subject}-{dataset}")
     subjects.take(run, datetime.now(UTC))
     subjects.enter(run, "training", version=version)
-    subjects.promote(run, version, f"dreamdrop-{base_model}", base_model, f"a photo of sks {subject}")
+    endpoint_name = f"dreamdrop-{base_model}" if hosting == "shared" else f"dreamdrop--{subject}"
+    subjects.promote(run, version, endpoint_name, base_model, f"a photo of sks {subject}", hosting)
 
 
 def publish(account: Account, subject: str, version: str, base_model: str = "tiny") -> None:
@@ -153,10 +155,14 @@ def notice(generation_id: str, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def finish(account: Account, context: Context, generation_id: str, seeds: list[int]) -> None:
+def finish(account: Account, context: Context, generation_id: str, seeds: list[int], **more: Any) -> None:
     images = [base64.b64encode(photo()).decode() for _ in seeds]
     answer = InferenceAnswer(
-        generated_images=images, prompt="p", seeds=seeds, timings=InferenceTimings(load_ms=1000, compute_ms=2500)
+        generated_images=images,
+        prompt="p",
+        seeds=seeds,
+        timings=InferenceTimings(load_ms=1000, compute_ms=2500),
+        **more,
     )
     account.put("inference/output/x.out", answer.model_dump_json().encode())
     location = {"responseParameters": {"outputLocation": f"s3://{BUCKET}/inference/output/x.out"}}
@@ -546,11 +552,49 @@ def test_an_endpoint_that_refuses_is_our_fault_and_nothing_stays_queued(endpoint
     assert again["status"] == "failed"
 
 
-def test_a_subject_whose_endpoint_was_removed_is_not_ready_and_says_why(endpoint: Endpoint, api: Api) -> None:
-    endpoint.refuses, endpoint.gone = "ValidationError", True
-    status, body = api.draw(ASK)
-    assert (status, body["error"]["code"]) == (409, "subject_not_ready")
-    assert "removed" in body["error"]["cause"]
+@pytest.mark.parametrize("status", [None, "Creating", "Failed"])
+def test_a_request_for_an_endpoint_that_is_not_there_waits_for_it(
+    account: Account, endpoint: Endpoint, api: Api, status: str | None
+) -> None:
+    endpoint.refuses, endpoint.status = "ValidationError", status
+    for _ in range(2):
+        answered, body = api.draw(ASK, **{"idempotency-key": "k"})
+        assert (answered, body["status"]) == (202, "queued")
+    received = clients.client("sqs").receive_message(QueueUrl=account.hosting_queue_url, MaxNumberOfMessages=10)
+    notices = [EndpointNotice.model_validate_json(message["Body"]) for message in received["Messages"]]
+    assert notices == [EndpointNotice(endpoint_name="dreamdrop-tiny", subject="dog")] * 2
+    assert queue_position(api, body["id"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [({"mix": [{"subject": "cat"}]}, "mix"), ({"version": OLDER}, "version"), ({"source_image": ""}, "source_image")],
+)
+def test_what_a_dedicated_endpoint_cannot_do_is_refused(
+    account: Account, endpoint: Endpoint, api: Api, asked: dict[str, Any], named: str
+) -> None:
+    host("cat")
+    host("fox", hosting="dedicated")
+    publish(account, "fox", OLDER)
+    if named == "source_image":
+        asked = {"source_image": api.call("POST", "/v1/sources")[1]["source_image"]}
+        account.put(asked["source_image"], photo())
+    status, body = api.draw(ASK | {"subject": "fox"} | asked)
+    assert (status, body["error"]["code"]) == (400, "invalid_request")
+    assert body["error"]["cause"].startswith(f"{named}: fox has an endpoint of its own")
+    assert api.draw(ASK | {"mix": [{"subject": "fox"}]})[1]["error"]["cause"].startswith("mix: fox has an endpoint")
+    assert api.draw(ASK | {"subject": "fox", "version": VERSION})[0] == 202
+    assert [name for name, _, _ in endpoint.requests] == ["dreamdrop--fox"]
+
+
+def test_the_version_that_was_drawn_is_told(account: Account, context: Context, endpoint: Endpoint, api: Api) -> None:
+    """A request that waits during the update of a dedicated endpoint is drawn by the new version."""
+    accepted = api.draw(ASK)[1]
+    assert accepted["version"] == VERSION
+    finish(account, context, accepted["id"], [7, 8], subjects=[f"dog@{OLDER}"])
+    assert api.call("GET", f"/v1/generations/{accepted['id']}")[1]["version"] == OLDER
+    [first, _] = account.keys("generations/")
+    assert account.head(first)["Metadata"]["subjects"] == f"dog@{OLDER}"
 
 
 def test_a_busy_endpoint_may_be_asked_again_with_the_same_key(endpoint: Endpoint, api: Api) -> None:

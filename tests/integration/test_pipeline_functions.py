@@ -398,7 +398,7 @@ def test_an_endpoint_sleeps_right_after_its_creation_and_is_left_alone_afterward
     monkeypatch.setattr(hosting, "send_to_sleep", put_to_sleep.append)
     first = hosted(published(account, context), context)
     assert put_to_sleep == [first["endpoint_name"]]
-    assert first["endpoint_created"]
+    assert first["endpoint_changed"]
     again = {name: value for name, value in first.items() if not name.startswith("endpoint_")}
     hosted(again, context)  # the endpoint is there, and may be drawing
     assert len(put_to_sleep) == 1
@@ -410,12 +410,16 @@ def test_an_endpoint_that_was_rolled_back_fails_the_run_instead_of_being_updated
     done = published(account, context)
     found = {"EndpointStatus": "InService", "EndpointConfigName": "old", "FailureReason": "image not found"}
     updates: list[Any] = []
+    rested: list[str] = []
     monkeypatch.setattr(hosting, "describe", lambda _name: found)
-    monkeypatch.setattr(hosting, "update", updates.append)
+    monkeypatch.setattr(hosting, "update", lambda plan: not updates.append(plan))
+    monkeypatch.setattr(host_model, "let_it_rest", lambda _env, name: rested.append(name))
     first = host_model.handler(done, context)
+    assert rested == []
     with pytest.raises(errors.HostingFailed, match="image not found"):
         host_model.handler(first, context)
     assert len(updates) == 1
+    assert rested == [first["endpoint_name"]]  # what serves now is to sleep again, too
 
 
 def test_the_plan_is_a_whole_training_job_under_a_name_of_its_own(account: Account, context: Context) -> None:

@@ -65,7 +65,7 @@ def plan(prefix: str, base_model: str, role_arn: str) -> EndpointPlan:
 
 def host(made: EndpointPlan) -> None:
     hosting.create(made)
-    hosting.let_it_sleep(made)
+    hosting.let_it_sleep(made.scaling)
 
 
 def train(name: str, role_arn: str) -> None:
@@ -112,7 +112,7 @@ def test_the_end_of_the_stack_removes_all_of_ours_and_nothing_else(
     assert left("models", "Models", "ModelName") == {neighbour.config_name}
     assert left("endpoint_configs", "EndpointConfigs", "EndpointConfigName") == {neighbour.config_name}
     targets = client("application-autoscaling").describe_scalable_targets(ServiceNamespace="sagemaker")
-    assert [found["ResourceId"] for found in targets["ScalableTargets"]] == [neighbour.target()["ResourceId"]]
+    assert [found["ResourceId"] for found in targets["ScalableTargets"]] == [neighbour.scaling.target()["ResourceId"]]
     alarms = {alarm["AlarmName"] for alarm in client("cloudwatch").describe_alarms()["MetricAlarms"]}
     assert f"{neighbour.endpoint_name}-wake" in alarms
     assert not {f"{made.endpoint_name}-wake" for made in ours} & alarms

@@ -103,10 +103,10 @@ class Requests:
     def of(cls, plan: EndpointPlan) -> Requests:
         return cls(
             config=plan.config(),
-            target=plan.target(),
-            backlog_policy=plan.backlog_policy(),
-            wake_policy=plan.wake_policy(),
-            wake_alarm=plan.wake_alarm(WAKE_POLICY_ARN),
+            target=plan.scaling.target(),
+            backlog_policy=plan.scaling.backlog_policy(),
+            wake_policy=plan.scaling.wake_policy(),
+            wake_alarm=plan.scaling.wake_alarm(WAKE_POLICY_ARN),
         )
 
     @property

@@ -32,7 +32,8 @@ from contracts.generation import (
     Scheduler,
 )
 from contracts.pipeline import Run, StageEntry, Subject
-from contracts.training import DatasetInfo, TrainingProgress
+from contracts.progress import TrainingProgress
+from contracts.training import DatasetInfo
 from dreamdrop import cli, demo, up
 from dreamdrop.cli import app, field_help, run_command_line
 from dreamdrop.deployment import Deployment

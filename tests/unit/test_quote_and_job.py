@@ -195,5 +195,5 @@ def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:
     assert made.model()["PrimaryContainer"]["Environment"] == {"DATA_BUCKET": "b"}
     client = made.config()["AsyncInferenceConfig"]["ClientConfig"]
     assert client == {"MaxConcurrentInvocationsPerInstance": CONCURRENT_INVOCATIONS}
-    assert made.target()["MinCapacity"] == 0
-    assert made.wake_alarm("arn")["Dimensions"] == [{"Name": "EndpointName", "Value": made.endpoint_name}]
+    assert made.scaling.target()["MinCapacity"] == 0
+    assert made.scaling.wake_alarm("arn")["Dimensions"] == [{"Name": "EndpointName", "Value": made.endpoint_name}]

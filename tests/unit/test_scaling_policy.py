@@ -1,4 +1,4 @@
-"""The scaling requests of lambdas/domain/endpoints.py, against the simulator in tests/simulation/scaling.py.
+"""The scaling requests of lambdas/domain/scaling.py, against the simulator in tests/simulation/scaling.py.
 
 Whatever the documentation leaves open is tried in each of its readings, and SageMaker is supposed to end what runs on
 an instance that it removes. Each check is then shown to fail for requests that are made wrong on purpose.
@@ -18,7 +18,8 @@ from botocore.validate import ParamValidator
 
 from contracts.generation import REQUEST_TTL_SECONDS
 from inference_container.platform import DRAIN_SECONDS
-from lambdas.domain.endpoints import BACKLOG_PER_INSTANCE, SCALE_IN_COOLDOWN_SECONDS, EndpointPlan
+from lambdas.domain.endpoints import EndpointPlan
+from lambdas.domain.scaling import BACKLOG_PER_INSTANCE, SCALE_IN_COOLDOWN_SECONDS
 from tests.simulation import arrivals
 from tests.simulation.cloudwatch import MINUTE
 from tests.simulation.scaling import (

@@ -59,6 +59,24 @@ class AutoScaling:
             raise invalid(f"The local cloud scales the namespace sagemaker with the dimension {DIMENSION} only.")
         return self._operations[operation](body)
 
+    def check_update(self, endpoint: str, config_name: str) -> None:
+        """Raises SageMakerError for an update that changes the instances of what is scaled, as SageMaker does.
+
+        https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-scaling-update.html
+        """
+        controller = self._endpoints.controller(endpoint)
+        if controller is None:
+            return
+        before = controller.target.deployment["Config"]["ProductionVariants"][0]
+        after = self._endpoints.config(config_name)["ProductionVariants"][0]
+        same = all(before.get(member) == after.get(member) for member in ("VariantName", "InstanceType"))
+        scaled = self._targets.get(_key(f"endpoint/{endpoint}/variant/{before['VariantName']}"))
+        if scaled is not None and not same:
+            raise invalid(
+                f'The variant(s) "[{before["VariantName"]}]" must be deregistered as scalable target with AWS Auto '
+                "Scaling before they can be removed or have their instance type updated."
+            )
+
     def forget(self, endpoint: str) -> None:
         """A deleted endpoint takes its targets and policies with it."""
         for store in (self._targets, self._policies):

@@ -102,8 +102,13 @@ def _check_model(body: dict[str, Any]) -> None:
     container = containers[0]
     if "Image" not in container:
         raise invalid("The container needs an Image; the local cloud has no model packages.")
-    if container.get("Mode", "SingleModel") != "SingleModel" or container.get("AdditionalModelDataSources"):
+    if container.get("Mode", "SingleModel") != "SingleModel":
         raise invalid("The local cloud hosts one model a container.")
+    additional = container.get("AdditionalModelDataSources", [])
+    if len({source["ChannelName"] for source in additional}) < len(additional):
+        raise invalid("AdditionalModelDataSources: two have the same ChannelName.")
+    for source in additional:
+        _check_model_data(source)
     if "ModelDataSource" in container:
         if "ModelDataUrl" in container:
             raise invalid("Give ModelDataUrl or ModelDataSource, not both.")

@@ -159,6 +159,10 @@ class Endpoints:
         with self._lock:
             return self._controllers.get(name) if self.store.get(name) else None
 
+    def config(self, name: str) -> Record:
+        """Raises SageMakerError."""
+        return self._catalog.config(name)
+
     def restore(self) -> None:
         """Boots what was up when the former engine ended; removes what was being deleted."""
         with self._lock:

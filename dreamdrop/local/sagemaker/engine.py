@@ -87,6 +87,8 @@ class LocalSageMaker:
         if operation not in self._operations:
             raise SageMakerError("UnknownOperationException", f"{operation} is not available in the local cloud.")
         check_request("sagemaker", operation, body)
+        if operation == "UpdateEndpoint":
+            self.autoscaling.check_update(body["EndpointName"], body["EndpointConfigName"])
         answer = self._operations[operation](body)
         if operation == "DeleteEndpoint":
             self.autoscaling.forget(body["EndpointName"])

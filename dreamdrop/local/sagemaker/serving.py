@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dreamdrop.local.sagemaker.catalog import container_of
 from dreamdrop.local.sagemaker.errors import StartFailure
@@ -18,6 +18,7 @@ from dreamdrop.local.sagemaker.processes import ContainerProcess
 from dreamdrop.local.sagemaker.s3 import download_archive, download_prefix, parse_location
 from dreamdrop.local.sagemaker.store import Record
 
+ADDITIONAL_MODEL_DATA = "additional-model-data-sources"
 BIND_TO_PORT = "SAGEMAKER_BIND_TO_PORT"
 HOST = "127.0.0.1"
 _PING_SECONDS = 2.0
@@ -65,12 +66,14 @@ class ServingInstance:
         """Brings the model data. Raises ClientFailure."""
         (self._base / "model").mkdir(parents=True)
         s3 = self._platform.roles.client(self._deployment_role, "s3")
-        source = self._container.get("ModelDataSource", {}).get("S3DataSource")
-        if source and source["CompressionType"] == "None":
-            download_prefix(s3, parse_location(source["S3Uri"]), self._base / "model")
-        elif source or "ModelDataUrl" in self._container:
-            archive = source["S3Uri"] if source else self._container["ModelDataUrl"]
-            download_archive(s3, parse_location(archive), self._base / "model")
+        if source := self._container.get("ModelDataSource", {}).get("S3DataSource"):
+            _fetch(s3, source, self._base / "model")
+        elif "ModelDataUrl" in self._container:
+            download_archive(s3, parse_location(self._container["ModelDataUrl"]), self._base / "model")
+        for additional in self._container.get("AdditionalModelDataSources", []):
+            target = self._base / ADDITIONAL_MODEL_DATA / additional["ChannelName"]
+            target.mkdir(parents=True)
+            _fetch(s3, additional["S3DataSource"], target)
 
     def start(self, tick: Callable[[], None]) -> None:
         """Starts the process and waits for /ping; `tick` is called meanwhile and may raise.
@@ -173,6 +176,12 @@ class ServingInstance:
 
     def _tail(self) -> str:
         return f"End of {self._log}: {_end_of(self._log)}"
+
+
+def _fetch(s3: Any, source: Record, target: Path) -> None:
+    """An S3DataSource. Raises ClientFailure."""
+    download = download_prefix if source["CompressionType"] == "None" else download_archive
+    download(s3, parse_location(source["S3Uri"]), target)
 
 
 def discard_leftovers(platform: Platform, endpoint: str) -> None:

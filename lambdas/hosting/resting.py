@@ -1,0 +1,25 @@
+"""What an endpoint in service needs, so that it costs nothing while nobody asks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from contracts.environment import HostEnvironment
+from lambdas.adapters import hosting
+from lambdas.adapters.lines import Lines
+from lambdas.domain.scaling import Scaling
+
+
+def let_it_rest(env: HostEnvironment, endpoint_name: str) -> None:
+    """Safe to repeat. One that is not scaled has just been made or updated: without a request it may never see a metric
+    that would let it sleep, so it is sent to sleep at once."""
+    fresh = not hosting.scales(endpoint_name)
+    hosting.let_it_sleep(Scaling(endpoint_name, env.inference_max_instances))
+    if fresh and env.sleep_after_creation and not is_awaited(env, endpoint_name):
+        hosting.send_to_sleep(endpoint_name)
+
+
+def is_awaited(env: HostEnvironment, endpoint_name: str) -> bool:
+    """It owes an answer to a request of the API."""
+    waiting = Lines(env.table_name).waiting(endpoint_name, datetime.now(UTC))
+    return next(waiting, None) is not None
