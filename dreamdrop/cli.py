@@ -18,7 +18,7 @@ from contracts.errors import ErrorReport, InvalidRequest, SubjectNotReady
 from contracts.generation import GenerationRequest, PictureFormat, Scheduler
 from contracts.storage import source_prefix
 from contracts.training import describe
-from dreamdrop import base_models, demo, single_file, up
+from dreamdrop import base_models, demo, redrive, single_file, up
 from dreamdrop.api import Api
 from dreamdrop.client import SETTLE_TIMEOUT_SECONDS, Client
 from dreamdrop.deployment import Deployment
@@ -265,6 +265,35 @@ def _checked(values: dict[str, Any]) -> GenerationRequest:
         return GenerationRequest.model_validate(values)
     except ValidationError as error:
         raise InvalidRequest(f"{describe(error)}.") from error
+
+
+@app.command("redrive")
+def redrive_command(
+    queue: Annotated[
+        str | None, typer.Argument(help="What the messages are about, as listed; all when absent.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them and replay nothing.")] = False,
+    aws: Aws = False,
+    prefix: Prefix = "dreamdrop",
+    region: Region = None,
+) -> None:
+    """Sends messages that could not be handled back to where they came from, once the cause is mended.
+
+    Prints how many lie in each dead-letter queue, and since when (the oldest of up to ten that are looked at). Handling
+    a message twice does no harm.
+
+    Example:  dreamdrop redrive --dry-run --aws
+
+    Example:  dreamdrop redrive Generations --aws
+    """
+    deployment = deployment_of(aws, prefix, region)
+    told = []
+    for name, found in redrive.chosen(deployment, queue).items():
+        aside = redrive.look(deployment, name, found).plain()
+        if not dry_run:
+            aside["replayed"] = redrive.replay(deployment, found) if aside["messages"] else 0
+        told.append(aside)
+    say(told)
 
 
 @app.command("import-base")

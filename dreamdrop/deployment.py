@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import boto3
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
+
+from contracts.dead_letters import DEAD_LETTERS_OUTPUT, DeadLetterQueue
 
 LOCAL_OUTPUTS = Path(".local/outputs.json")
 TOKEN_VARIABLE = "DREAMDROP_TOKEN"  # noqa: S105 - a name
@@ -20,7 +23,13 @@ STACK_OUTPUTS = {
     "TableName": "table_name",
     "StateMachineArn": "state_machine_arn",
     "SubjectTopicArn": "subject_topic_arn",
+    DEAD_LETTERS_OUTPUT: "dead_letters",
 }
+
+
+def _parsed(value: Any) -> Any:
+    """An output of a stack is text."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class NoDeployment(Exception):
@@ -36,6 +45,7 @@ class Deployment(BaseModel):
     table_name: str
     state_machine_arn: str
     subject_topic_arn: str
+    dead_letters: Annotated[dict[str, DeadLetterQueue], BeforeValidator(_parsed)] = {}
     endpoint_url: str | None = None  # local only
     account: str | None = None  # local only: also the access key
     token: SecretStr | None = None  # where callers show tokens instead of signing

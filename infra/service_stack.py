@@ -6,6 +6,7 @@ from aws_cdk import CfnOutput, Stack
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
+from contracts.dead_letters import DEAD_LETTERS_OUTPUT, DeadLetterQueue
 from contracts.storage import (
     BASE_MODELS,
     CHECKPOINTS,
@@ -116,10 +117,18 @@ class ServiceStack(Stack):
         watched = {
             "Datasets": intake.dead_letters,
             "Generations": hosting.dead_letters,
-            "BrokenExecutions": training.dead_letters,
+            "BrokenExecutions": training.broken_executions,
+            "UnsettledTrainings": training.unsettled_trainings,
             "Deletions": deletion.dead_letters,
             "Endpoints": hosting.notices_dead_letters,
         }
+        sources = {
+            "Datasets": intake.queue,
+            "Generations": hosting.answers,
+            "Deletions": deletion.queue,
+            "Endpoints": hosting.notices,
+        }
+        refusing = {"BrokenExecutions": training.close_execution, "UnsettledTrainings": training.settle_training}
         alarms = Alarms(
             self,
             "Alarms",
@@ -213,3 +222,12 @@ class ServiceStack(Stack):
         CfnOutput(self, "StateMachineArn", value=training.machine.state_machine_arn)
         CfnOutput(self, "SubjectTopicArn", value=subject_topic.topic_arn)
         CfnOutput(self, "AlarmTopicArn", value=alarms.topic.topic_arn)
+        aside = {
+            about: DeadLetterQueue(
+                url=queue.queue_url,
+                source_url=sources[about].queue_url if about in sources else None,
+                function_name=refusing[about].function_name if about in refusing else None,
+            ).model_dump(exclude_none=True)
+            for about, queue in watched.items()
+        }
+        CfnOutput(self, DEAD_LETTERS_OUTPUT, value=self.to_json_string(aside))

@@ -39,7 +39,7 @@ class DatasetIntake(Construct):
             ),
         )
         self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
-        queue = work_queue(
+        self.queue = work_queue(
             self,
             "Queue",
             timeout_seconds=DEFAULT_TIMEOUT_SECONDS,
@@ -47,7 +47,7 @@ class DatasetIntake(Construct):
             key=functions.key,
             delay_seconds=quiet_period_seconds,
         )
-        consume(queue, self.take_dataset, key=functions.key)
+        consume(self.queue, self.take_dataset, key=functions.key)
         events.Rule(
             self,
             "FileDropped",
@@ -56,5 +56,5 @@ class DatasetIntake(Construct):
                 detail_type=["Object Created"],
                 detail={"bucket": {"name": [bucket.bucket_name]}, "object": {"key": [{"prefix": DATASETS}]}},
             ),
-            targets=[targets.SqsQueue(queue)],
+            targets=[targets.SqsQueue(self.queue)],
         )

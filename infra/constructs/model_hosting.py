@@ -76,13 +76,13 @@ class ModelHosting(Construct):
             memory_mb=1024,  # an answer holds up to eight pictures as base64
         )
         self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
-        answers = work_queue(
+        self.answers = work_queue(
             self,
             "Answers",
             timeout_seconds=DEFAULT_TIMEOUT_SECONDS,
             dead_letters=self.dead_letters,
             key=functions.key,
         )
-        consume(answers, self.record_generation, key=functions.key)
+        consume(self.answers, self.record_generation, key=functions.key)
         for outcome in (self.drawn, self.not_drawn):
-            outcome.add_subscription(subscriptions.SqsSubscription(answers, raw_message_delivery=True))
+            outcome.add_subscription(subscriptions.SqsSubscription(self.answers, raw_message_delivery=True))

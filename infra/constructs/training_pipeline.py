@@ -8,6 +8,7 @@ from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
@@ -92,7 +93,8 @@ class TrainingPipeline(Construct):
         )
         self.machine = self._machine(settings)
         self._allow_training()
-        self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
+        self.broken_executions = dead_letter_queue(self, "DeadLetters", key=functions.key)
+        self.unsettled_trainings = dead_letter_queue(self, "UnsettledTrainings", key=functions.key)
         self.close_execution = self._close_executions()
         self.settle_training = self._settle_trainings(settings)
 
@@ -159,9 +161,9 @@ class TrainingPipeline(Construct):
                     "stateMachineArn": [self.machine.state_machine_arn],
                 },
             ),
-            targets=[targets.LambdaFunction(close, dead_letter_queue=self.dead_letters)],
+            targets=[targets.LambdaFunction(close, dead_letter_queue=self.broken_executions)],
         )
-        self._set_aside_what_fails(close)
+        self._set_aside_what_fails(close, self.broken_executions)
         return close
 
     def _settle_trainings(self, settings: Settings) -> lambda_.Function:
@@ -189,14 +191,14 @@ class TrainingPipeline(Construct):
                     "TrainingJobStatus": ["Completed", "Failed", "Stopped"],
                 },
             ),
-            targets=[targets.LambdaFunction(settle, dead_letter_queue=self.dead_letters)],
+            targets=[targets.LambdaFunction(settle, dead_letter_queue=self.unsettled_trainings)],
         )
-        self._set_aside_what_fails(settle)
+        self._set_aside_what_fails(settle, self.unsettled_trainings)
         return settle
 
-    def _set_aside_what_fails(self, function: lambda_.Function) -> None:
+    def _set_aside_what_fails(self, function: lambda_.Function, queue: sqs.Queue) -> None:
         """The rule's queue takes events that could not be delivered; this takes those that the function refused."""
-        function.configure_async_invoke(on_failure=SqsDestination(self.dead_letters))
+        function.configure_async_invoke(on_failure=SqsDestination(queue))
         use_key(self._functions.key, function, "sqs", *SEND)
 
     def _training_jobs(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks import costs
 from contracts import metrics
+from contracts.dead_letters import DeadLetterQueue
 from contracts.pipeline import DELETION_LEASE_SECONDS, EndpointNotice
 from infra.settings import LOCAL, PRODUCTION
 from tests.infra.synthesis import Synthesis
@@ -182,6 +183,20 @@ def test_every_dead_letter_queue_has_an_alarm_that_is_heard(production: Synthesi
     assert watched == dead_letters
     assert all(alarm["AlarmActions"] for alarm in alarms)
     assert {alarm["MetricName"] for alarm in alarms} >= {"ExecutionsFailed", "ExecutionsTimedOut"}
+
+
+def test_every_dead_letter_queue_can_be_replayed(production: Synthesis) -> None:
+    """To where its messages come from: the queue that it belongs to, or the function that EventBridge calls."""
+    parts = production.service["Outputs"]["DeadLetters"]["Value"]["Fn::Join"][1]
+    told = json.loads("".join(part if isinstance(part, str) else part["Ref"] for part in parts))
+    queues = production.properties("AWS::SQS::Queue")
+    found = {DeadLetterQueue.model_validate(one) for one in told.values()}
+    assert {one.url for one in found} == {name for name in queues if "DeadLetters" in name}
+    for one in found:
+        if one.source_url is None:
+            assert str(one.function_name).startswith("TrainingCloseExecution")
+        else:
+            assert queues[one.source_url]["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": [one.url, "Arn"]}
 
 
 def test_every_alarm_has_its_section_in_the_runbook(production: Synthesis) -> None:

@@ -240,6 +240,7 @@ def service_template() -> dict[str, Any]:
             TableName={"Ref": "Table"},
             StateMachineArn={"Ref": "Machine"},
             SubjectTopicArn={"Ref": "Topic"},
+            DeadLetters="{}",
         ),
     }
 

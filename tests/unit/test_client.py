@@ -19,7 +19,7 @@ from contracts import errors
 from contracts.generation import Generation, GenerationRequest, Picture, PictureSource
 from contracts.pipeline import Run, Subject
 from dreamdrop import api
-from dreamdrop.client import Client, NotTaken, StillRunning, files_to_drop
+from dreamdrop.client import Client, GenerationCancelled, NotTaken, StillRunning, files_to_drop
 from dreamdrop.deployment import STACK_OUTPUTS, Deployment
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -203,6 +203,15 @@ def test_a_subject_is_deleted_and_waited_for_until_it_is_gone(client: Client, se
     assert client.delete("robot").status == "deleting"
     client.wait_until_gone("robot", poll_seconds=0.01)
     assert [name.partition(" ")[0] for name, _, _ in server.requests] == ["DELETE", "GET", "GET"]
+
+
+def test_a_cancelled_generation_is_told_as_such(client: Client, server: Server) -> None:
+    path = f"{ROOT}/v1/generations/{'a' * 32}"
+    for method in ("DELETE", "GET"):
+        server.when(f"{method} {path}", generation("cancelled"))
+    assert client.cancel("a" * 32).status == "cancelled"
+    with pytest.raises(GenerationCancelled):
+        client.wait_for_generation("a" * 32)
 
 
 def test_waiting_for_the_end_of_a_deletion_never_hangs(client: Client, server: Server) -> None:
