@@ -18,10 +18,13 @@ from contracts.storage import (
 from contracts.training import Hosting
 from lambdas.adapters import clients, hosting
 from lambdas.adapters.table import Deletions, Subjects
+from lambdas.deletion import delete_subject
 from lambdas.domain.endpoints import EndpointPlan, OwnSubject
+from lambdas.domain.scaling import scalable
 from lambdas.hosting import host_model, keep_endpoint
 from tests.integration.conftest import ACCOUNT, BUCKET, REGION, TABLE, Account, Context
 from tests.integration.test_api import ARTIST, ASK, OLDER, VERSION, Api, host, publish
+from tests.integration.test_deletion import delete
 
 SHARED, OWN = "dreamdrop-tiny", "dreamdrop--dog"
 OUR_ROLE = f"arn:aws:iam::{ACCOUNT}:role/inference"
@@ -269,3 +272,37 @@ def test_another_deployments_endpoint_is_left_alone(account: Account, context: C
     hosting.create(theirs)
     keep(context, account, EndpointNotice(endpoint_name=theirs.endpoint_name))
     assert not hosting.scales(theirs.endpoint_name)
+
+
+def test_an_updated_endpoint_that_owes_an_answer_is_not_sent_to_sleep(
+    account: Account, context: Context, api: Api
+) -> None:
+    hosted(published("shared"), context)
+    hosting.wake(SHARED)
+    waiting = api.draw(ASK)[1]["id"]
+    clients.unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(SHARED))
+    keep(context, account, EndpointNotice(endpoint_name=SHARED))
+    assert (hosting.scales(SHARED), instances(SHARED)) == (True, 1)
+    clients.unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(SHARED))
+    api.call("DELETE", f"/v1/generations/{waiting}")
+    keep(context, account, EndpointNotice(endpoint_name=SHARED))
+    assert instances(SHARED) == 0
+
+
+def test_a_deleted_subject_takes_its_endpoint_with_it(
+    account: Account, context: Context, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delete_subject.time, "sleep", lambda _seconds: None)
+    hosted(published("dedicated"), context)
+    clients.client("sagemaker").create_training_job(  # that of the run, long ended
+        TrainingJobName=f"dreamdrop-dog-{VERSION}", RoleArn=OUR_ROLE,
+        AlgorithmSpecification={"TrainingImage": "image", "TrainingInputMode": "File"},
+        OutputDataConfig={"S3OutputPath": "s3://photos/models/"},
+        ResourceConfig={"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+        StoppingCondition={"MaxRuntimeInSeconds": 60},
+    )  # fmt: skip
+    assert api.call("DELETE", "/v1/subjects/dog")[0] == 202
+    assert delete(account, context) == {"batchItemFailures": []}
+    assert status(OWN) is None
+    assert clients.client("sagemaker").list_models()["Models"] == []
+    assert api.call("GET", "/v1/subjects/dog")[0] == 404
