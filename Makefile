@@ -15,7 +15,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy check check-template toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
+.PHONY: help demo test test-deploy check check-template snapshot toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -57,6 +57,9 @@ check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint
 			npx asl-validator --json-path $$machine || exit 1; \
 		done; \
 	done
+
+snapshot: $(VENV)/.dev  ## the lists of resources in tests/infra/snapshots, after a change that is meant
+	@$(BIN)/python -m tests.infra.snapshot
 
 toyworld: $(VENV)/.run  ## make the local base model anew: two hours on two cores; goes on where it stopped
 	@$(BIN)/python -m toyworld.pretraining.run
