@@ -129,6 +129,27 @@ def test_checkpoints_travel_to_s3_while_the_job_runs_and_are_there_at_the_next_s
     assert shop.get("checkpoints/dog/step.txt") == b"42"
 
 
+def test_a_job_without_an_instance_fails_with_the_reason_and_starts_nothing(shop: Workshop) -> None:
+    shop.engine.disturbances.refuse_instance = lambda job: f"CapacityError: {job['ResourceConfig']['InstanceType']}"
+    job = shop.ended(shop.train("job"))
+    assert (job["TrainingJobStatus"], job["FailureReason"]) == ("Failed", "CapacityError: ml.g5.xlarge")
+    assert "TrainingStartTime" not in job
+
+
+def test_a_reclaimed_instance_takes_its_disk_with_it_and_the_job_goes_on_from_its_checkpoint(shop: Workshop) -> None:
+    reclaims = iter([0.4, 0.4])
+    shop.engine.disturbances.reclaim_after = lambda job: next(reclaims, None)
+    checkpoints = {"S3Uri": f"s3://{BUCKET}/checkpoints/job"}
+    shop.train("job", {"steps": "10", "pause": "0.1"}, CheckpointConfig=checkpoints)
+    job = shop.ended("job")
+    assert job["TrainingJobStatus"] == "Completed"
+    entered = [transition["Status"] for transition in job["SecondaryStatusTransitions"]]
+    assert entered.count("Interrupted") == 2
+    assert entered.count("Training") == 3
+    model = json.loads(shop.get("models/job/output/model/nested/model.json"))
+    assert model["first_step"] >= 2, "the third start did not begin at a checkpoint"
+
+
 def test_one_job_has_the_device_and_the_next_one_waits(shop: Workshop) -> None:
     shop.train("one", {"steps": "100", "pause": "0.1"})
     shop.reaches("one", "Training")

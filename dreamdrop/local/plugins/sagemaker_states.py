@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 _PLAIN = ("CreateModel", "CreateEndpointConfig", "CreateEndpoint", "UpdateEndpoint")
 _FINAL = ("Completed", "Failed", "Stopped")
-_POLL_SECONDS = 0.2
+_LOOK_AGAIN_SECONDS = 5.0
+_POLL_SECONDS = 0.02
 
 
 def install(engine: LocalSageMaker, waiting: WaitingJobs, region: str, account: str) -> None:
@@ -58,6 +59,10 @@ class _Calls:
             suffix = "" if error.code.endswith(("Exception", "Error")) else "Exception"
             raise sfn._ExecutionError(f"SageMaker.{error.code}{suffix}", error.message) from error
 
+    def await_change(self, training_job: str) -> None:
+        self._engine.wait_for_training_job(training_job, _LOOK_AGAIN_SECONDS)
+        time.sleep(_POLL_SECONDS)
+
     def plain(self, operation: str) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
         return lambda resource, body: self.call(operation, body, self.authorization())
 
@@ -82,7 +87,7 @@ def _training_job(calls: _Calls, waiting: WaitingJobs) -> Callable[[str, dict[st
 
         waiting.add(stop)
         try:
-            job = _wait(describe)
+            job = _wait(describe, lambda: calls.await_change(name["TrainingJobName"]))
         finally:
             waiting.discard(stop)
         if job["TrainingJobStatus"] != "Completed":
@@ -92,13 +97,13 @@ def _training_job(calls: _Calls, waiting: WaitingJobs) -> Callable[[str, dict[st
     return run
 
 
-def _wait(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _wait(describe: Callable[[], dict[str, Any]], pause: Callable[[], None]) -> dict[str, Any]:
     """-> the DescribeTrainingJob document as Step Functions gives it: times as whole milliseconds."""
     while True:
         job = describe()
         if job["TrainingJobStatus"] in _FINAL:
             return dict(_milliseconds(job))
-        time.sleep(_POLL_SECONDS)
+        pause()
 
 
 def _milliseconds(value: Any, key: str = "") -> Any:

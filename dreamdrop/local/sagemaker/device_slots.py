@@ -7,14 +7,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_POLL_SECONDS = 1.0  # until one that waits notices that it is not wanted any more: hundreds may wait
+
 
 class DeviceSlots:
     """First come, first served."""
 
     def __init__(self, slots: int) -> None:
         self._free = slots
-        self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
+        self._waiting: deque[threading.Event] = deque()
+        self._lock = threading.Lock()
 
     @contextmanager
     def hold(self, given_up: Callable[[], bool], on_wait: Callable[[], None]) -> Iterator[bool]:
@@ -24,28 +26,29 @@ class DeviceSlots:
             yield held
         finally:
             if held:
-                with self._changed:
-                    self._free += 1
-                    self._changed.notify_all()
+                self._release()
 
     def _acquire(self, given_up: Callable[[], bool], on_wait: Callable[[], None]) -> bool:
-        ticket = object()
-        with self._changed:
-            self._waiting.append(ticket)
-            must_wait = not self._is_next(ticket)
-        if must_wait:
-            on_wait()
-        with self._changed:
-            try:
-                while not self._is_next(ticket):
-                    if given_up():
-                        return False
-                    self._changed.wait(0.1)
-                self._free -= 1
-                return True
-            finally:
-                self._waiting.remove(ticket)
-                self._changed.notify_all()
+        my_turn = threading.Event()
+        with self._lock:
+            self._waiting.append(my_turn)
+            self._call_next()
+        if my_turn.is_set():
+            return True
+        on_wait()
+        while not my_turn.wait(_POLL_SECONDS):
+            with self._lock:
+                if given_up() and not my_turn.is_set():
+                    self._waiting.remove(my_turn)
+                    return False
+        return True
 
-    def _is_next(self, ticket: object) -> bool:
-        return self._free > 0 and self._waiting[0] is ticket
+    def _release(self) -> None:
+        with self._lock:
+            self._free += 1
+            self._call_next()
+
+    def _call_next(self) -> None:
+        if self._free and self._waiting:
+            self._free -= 1
+            self._waiting.popleft().set()

@@ -10,7 +10,7 @@ from dreamdrop.local.sagemaker.autoscaling import AutoScaling
 from dreamdrop.local.sagemaker.catalog import Catalog
 from dreamdrop.local.sagemaker.endpoints import Endpoints
 from dreamdrop.local.sagemaker.errors import SageMakerError
-from dreamdrop.local.sagemaker.platform import CredentialsForRole, Emit, Platform, ResolveImage, Roles
+from dreamdrop.local.sagemaker.platform import CredentialsForRole, Disturbances, Emit, Platform, ResolveImage, Roles
 from dreamdrop.local.sagemaker.settings import EngineSettings
 from dreamdrop.local.sagemaker.tags import Tags
 from dreamdrop.local.sagemaker.training import TrainingJobs
@@ -75,6 +75,10 @@ class LocalSageMaker:
         self._platform.emit = emit
 
     @property
+    def disturbances(self) -> Disturbances:
+        return self._platform.disturbances
+
+    @property
     def operations(self) -> frozenset[str]:
         return frozenset(self._operations)
 
@@ -105,6 +109,10 @@ class LocalSageMaker:
         X-Amzn-SageMaker-OutputLocation and -FailureLocation. Raises SageMakerError.
         """
         return self._endpoints.invoke_async(name, headers, body)
+
+    def wait_for_training_job(self, name: str, seconds: float) -> None:
+        """Returns when the job has ended, or after that time."""
+        self._training.wait(name, seconds)
 
     def restore(self) -> None:
         """Takes up what a former engine left: endpoints boot again, unfinished jobs fail, queued requests wait on."""

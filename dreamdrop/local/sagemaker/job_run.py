@@ -37,6 +37,7 @@ _MESSAGES = {
     "Pending": "Waiting for the device of this machine",
     "Downloading": "Downloading input data",
     "Training": "Training image download completed. Training in progress.",
+    "Interrupted": "Training job interrupted: its instance was reclaimed",
     "Stopping": "Stopping the training job",
     "Uploading": "Uploading generated training model",
     "Completed": "Training job completed",
@@ -47,7 +48,7 @@ _MESSAGES = {
 }
 
 
-Cause = Literal["exit", "stop", "limit", "wait"]
+Cause = Literal["exit", "stop", "limit", "wait", "reclaim"]
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,13 @@ class JobRun:
         try:
             with self._slots.hold(self._given_up, lambda: self._enter("Pending")) as has_device:
                 self._platform.leave_if_closing()
-                if has_device and not self._stop.is_set():
-                    self._execute()
-                else:
+                if not has_device or self._stop.is_set():
                     waited = not self._stop.is_set() and time.monotonic() >= self._wait_ends
                     self._end("Stopped", "MaxWaitTimeExceeded" if waited else "Stopped")
+                elif reason := self._platform.disturbances.refuse_instance(self._job):
+                    self._end("Failed", "Failed", reason)
+                else:
+                    self._execute()
         except EngineStopped:
             return  # the record stays InProgress; `restore` of the next engine fails it
         except (ClientFailure, ImageError) as error:
@@ -93,20 +96,25 @@ class JobRun:
 
     def _execute(self) -> None:
         self._store.update(self._name, TrainingStartTime=time.time())
-        self._enter("Downloading")
         s3 = self._platform.roles.client(self._job["RoleArn"], "s3")
-        self._layout.create(self._job)
-        for channel in self._job.get("InputDataConfig", []):
-            source = parse_location(channel["DataSource"]["S3DataSource"]["S3Uri"])
-            download_prefix(s3, source, self._layout.channel(channel["ChannelName"]))
-        checkpoints = self._checkpoints(s3)
-        ending = self._train(checkpoints)
+        while (ending := self._on_an_instance(s3)).cause == "reclaim":
+            self._enter("Interrupted")
+            self._layout.discard()
+            self._enter("Starting")
         self._enter("Uploading")
         self._upload(s3, ending)
         metrics = final_metrics(self._job["AlgorithmSpecification"].get("MetricDefinitions", []), self._layout.log)
         if metrics:
             self._store.update(self._name, FinalMetricDataList=metrics)
         self._conclude(ending)
+
+    def _on_an_instance(self, s3: Any) -> _Ending:
+        self._enter("Downloading")
+        self._layout.create(self._job)
+        for channel in self._job.get("InputDataConfig", []):
+            source = parse_location(channel["DataSource"]["S3DataSource"]["S3Uri"])
+            download_prefix(s3, source, self._layout.channel(channel["ChannelName"]))
+        return self._train(self._checkpoints(s3))
 
     def _checkpoints(self, s3: Any) -> CheckpointSync | None:
         config = self._job.get("CheckpointConfig")
@@ -165,20 +173,28 @@ class JobRun:
     def _watch(self, process: ContainerProcess) -> _Ending:
         grace = self._platform.settings.training_stop_grace_seconds
         limit = time.monotonic() + self._job["StoppingCondition"]["MaxRuntimeInSeconds"]
+        reclaim = _after(self._platform.disturbances.reclaim_after(self._job))
         cause: Cause = "exit"
         killing_time = math.inf
         while (code := process.wait(_POLL_SECONDS)) is None:
             now = time.monotonic()
             if self._platform.closing.is_set():
                 raise EngineStopped
-            if cause == "exit" and (self._stop.is_set() or now >= min(limit, self._wait_ends)):
-                cause = "stop" if self._stop.is_set() else "limit" if now >= limit else "wait"
+            if cause == "exit" and (self._stop.is_set() or now >= min(limit, self._wait_ends, reclaim)):
+                cause = self._interruption(now, limit)
                 killing_time = now + grace
                 process.terminate()
             elif now >= killing_time:
                 process.stop(0)
         self._platform.leave_if_closing()
         return _Ending(code, "stop" if self._stop.is_set() else cause)
+
+    def _interruption(self, now: float, limit: float) -> Cause:
+        if self._stop.is_set():
+            return "stop"
+        if now >= limit:
+            return "limit"
+        return "wait" if now >= self._wait_ends else "reclaim"
 
     def _upload(self, s3: Any, ending: _Ending) -> None:
         """The model of a job that did not fail; the output data of every job."""

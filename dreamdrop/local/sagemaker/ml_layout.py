@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,6 +39,12 @@ class TrainingLayout:
             "resourceconfig.json": _resource_config(job),
         }.items():
             (self._config / name).write_text(json.dumps(content))
+
+    def discard(self) -> None:
+        """The disk of an instance that is gone; the log has left it."""
+        for entry in self.base.iterdir():
+            if entry != self.log:
+                shutil.rmtree(entry)
 
     def failure_text(self) -> str:
         """What the program wrote as the reason of its failure; empty if nothing."""

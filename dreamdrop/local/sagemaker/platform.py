@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ class Roles:
         )
 
 
+@dataclass
+class Disturbances:
+    """What may befall a training job from outside; nothing does unless these are replaced."""
+
+    refuse_instance: Callable[[Record], str | None] = lambda job: None
+    """Why there is no instance for the job: the reason of its failure."""
+    reclaim_after: Callable[[Record], float | None] = lambda job: None
+    """After how many seconds of its program the instance is taken back: SIGTERM, then the job starts again."""
+
+
 class Platform:
     """The collaborators of a job run or an endpoint; `emit` may be replaced at any time."""
 
@@ -97,6 +108,7 @@ class Platform:
         self.settings = settings
         self.processes = ProcessTable(work / "processes")
         self.closing = threading.Event()
+        self.disturbances = Disturbances()
         self.emit: Emit = lambda detail_type, detail, resources: None
 
     def leave_if_closing(self) -> None:

@@ -82,6 +82,13 @@ class TrainingJobs:
             run.stop()
         return {}
 
+    def wait(self, name: str, seconds: float) -> None:
+        """Returns when the job has ended, or after that time."""
+        with self._lock:
+            run = self._runs.get(name)
+        if run:
+            run.thread.join(seconds)
+
     def restore(self) -> None:
         """Jobs of an engine that was stopped cannot go on."""
         for job in self.store.all():
