@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 ENVIRONMENT ?= sandbox
 PREFIX ?= dreamdrop
 REFERENCE ?=
+DATASETS ?= 10,100,300
 SOURCES := contracts diffusion infra lambdas training_container inference_container dreamdrop toyworld benchmarks examples tests app.py
 
 # At the end of the path: the Node.js of the Python package, for machines that have none.
@@ -15,7 +16,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy check check-template snapshot toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
+.PHONY: help demo test test-deploy test-resilience check check-template snapshot toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -45,6 +46,12 @@ check: $(VENV)/.dev  ## format, lint, types, and no secret in any file
 
 test-deploy: $(VENV)/.dev node_modules/.installed  ## the stock CDK command line against the local cloud
 	@$(BIN)/python -m pytest -m npm tests/e2e
+
+# DATASETS: how many are dropped at once, one drop after the other.
+test-resilience: export OMP_NUM_THREADS = 1
+test-resilience: export DATASETS := $(DATASETS)
+test-resilience: $(VENV)/.dev  ## what survives when things go wrong, and many datasets at once: DATASETS=10,100,1000
+	@$(BIN)/python -m pytest -m resilience tests/resilience
 
 # W3005: the CDK library itself writes DependsOn where a reference already orders two resources.
 check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint, cdk-nag, and asl-validator on the state machine

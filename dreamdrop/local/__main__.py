@@ -22,6 +22,8 @@ def parse(arguments: list[str]) -> CloudSettings:
     parser.add_argument("--no-deploy", action="store_true", help="start with the stacks that are there")
     parser.add_argument("--parent-pid", type=int, help="stop when this process has ended")
     parser.add_argument("--decisions", type=Path, help="append every IAM decision to this file; with AUTH=true")
+    parser.add_argument("--faults", action="store_true", help="calls can be made to go wrong: docs/resilience.md")
+    parser.add_argument("--training-slots", type=int, default=1, help="training jobs that run at once")
     options = parser.parse_args(arguments)
     return CloudSettings(
         cdk_out=options.cdk_out.resolve(),
@@ -31,6 +33,8 @@ def parse(arguments: list[str]) -> CloudSettings:
         deploy=not options.no_deploy,
         parent_pid=options.parent_pid,
         decisions=options.decisions.resolve() if options.decisions else None,
+        faults=options.faults,
+        training_slots=options.training_slots,
     )
 
 

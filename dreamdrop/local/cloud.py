@@ -89,8 +89,6 @@ class _Stop:
 
 
 def _serve(settings: CloudSettings, assembly: Assembly | None, stop: _Stop) -> None:
-    from ministack import app
-
     from dreamdrop.local.plugins.install import install
 
     sys.argv = sys.argv[:1]  # MiniStack's modules look at it
@@ -121,7 +119,7 @@ def _serve(settings: CloudSettings, assembly: Assembly | None, stop: _Stop) -> N
     loop = asyncio.new_event_loop()
     try:
         # Its shutdown writes the state; executions in flight are written as running, and reported at the next start.
-        loop.run_until_complete(serve(app.app, config, shutdown_trigger=stop.wait))
+        loop.run_until_complete(serve(plugins.application, config, shutdown_trigger=stop.wait))
     finally:
         plugins.shutdown()
 

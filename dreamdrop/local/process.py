@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -67,8 +67,11 @@ def start(
     detached: bool = False,
     deploy: bool = True,
     decisions: Path | None = None,
+    options: Sequence[str] = (),
 ) -> LocalCloudProcess:
     """Starts a local cloud and returns when everything is deployed. It ends with this process unless `detached`.
+
+    `options`: further arguments of `python -m dreamdrop.local`.
 
     Raises LocalCloudError with the end of its log when it dies or does not come up in START_SECONDS.
     """
@@ -79,6 +82,7 @@ def start(
     command += [] if deploy else ["--no-deploy"]
     command += ["--decisions", str(decisions.resolve())] if decisions else []
     command += [] if detached else ["--parent-pid", str(os.getpid())]
+    command += options
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

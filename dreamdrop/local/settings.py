@@ -30,6 +30,10 @@ class CloudSettings:
     parent_pid: int | None = None
     decisions: Path | None = None
     """Where every IAM decision is written, with AUTH=true."""
+    faults: bool = False
+    """Whether calls can be made to go wrong: for tests."""
+    training_slots: int = 1
+    """Training jobs that run at once; this machine's GPU or cores are shared by them."""
 
     @property
     def endpoint_url(self) -> str:

@@ -162,6 +162,22 @@ class Inbox:
     url: str
     seen: list[dict[str, Any]] = field(default_factory=list)
 
+    @classmethod
+    def subscribe(cls, deployment: Deployment) -> Inbox:
+        sqs, sns = deployment.client("sqs"), deployment.client("sns")
+        url = sqs.create_queue(QueueName="inbox")["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        allow = {"Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage"}
+        policy = {"Version": "2012-10-17", "Statement": [{**allow, "Resource": arn}]}
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy)})
+        sns.subscribe(
+            TopicArn=deployment.subject_topic_arn,
+            Protocol="sqs",
+            Endpoint=arn,
+            Attributes={"RawMessageDelivery": "true"},
+        )
+        return cls(sqs, url)
+
     def about(self, subject: str) -> list[dict[str, Any]]:
         while True:
             messages = self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages", [])
@@ -174,19 +190,7 @@ class Inbox:
 
 @pytest.fixture(scope="session")
 def inbox(cloud: Cloud) -> Inbox:
-    sqs, sns = cloud.deployment.client("sqs"), cloud.deployment.client("sns")
-    url = sqs.create_queue(QueueName="inbox")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    allow = {"Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage"}
-    policy = {"Version": "2012-10-17", "Statement": [{**allow, "Resource": arn}]}
-    sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy)})
-    sns.subscribe(
-        TopicArn=cloud.deployment.subject_topic_arn,
-        Protocol="sqs",
-        Endpoint=arn,
-        Attributes={"RawMessageDelivery": "true"},
-    )
-    return Inbox(sqs, url)
+    return Inbox.subscribe(cloud.deployment)
 
 
 register_heif_opener()

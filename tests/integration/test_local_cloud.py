@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from dreamdrop.deployment import Deployment, NoDeployment
 from dreamdrop.local import process
 from dreamdrop.local.errors import LocalCloudError
 from dreamdrop.local.memory import tree_pids
+from dreamdrop.local.plugins.fault_injection import CONTROL_PATH
 from dreamdrop.local.process import LocalCloudProcess
 from tests.integration.small_app import data_template, resource, service_template, write_assembly
 
@@ -252,6 +255,14 @@ def test_an_unsigned_request_is_refused_by_sagemaker(deployment: Deployment) -> 
 def test_application_auto_scaling_answers(deployment: Deployment) -> None:
     scaling = deployment.client("application-autoscaling")
     assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
+
+
+def test_an_ordinary_cloud_has_no_door_for_faults(deployment: Deployment) -> None:
+    url = f"{deployment.endpoint_url}{CONTROL_PATH}"
+    for method in ("GET", "PUT", "DELETE"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(url, b"[]", method=method))
+        assert refused.value.code in (403, 404)
 
 
 def test_memory_of_the_whole_cloud_is_measured(cloud: LocalCloudProcess) -> None:

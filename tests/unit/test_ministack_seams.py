@@ -23,6 +23,14 @@ FUNCTIONS = {
     "ministack.core.concurrency:run_reentrant": ["fn", "args", "thread_name"],
     "ministack.core.iam_evaluator:_gather_role_policies": ["role_name", "account_id"],
     "ministack.core.iam_evaluator:evaluate": ["ctx", "policies", "limits"],
+    "ministack.core.iam_actions:extract_iam_action": [
+        "service",
+        "method",
+        "path",
+        "headers",
+        "body",
+        "query_params",
+    ],
     "ministack.core.iam_evaluator:enforce": [
         "access_key_id",
         "iam_action",
@@ -38,6 +46,7 @@ FUNCTIONS = {
     "ministack.core.responses:now_iso": [],
     "ministack.core.responses:set_request_account_id": ["access_key_id"],
     "ministack.core.responses:set_request_region": ["region"],
+    "ministack.core.router:detect_service": ["method", "path", "headers", "query_params"],
     "ministack.services.eventbridge:_put_events": ["data", "allow_aws_source"],
     "ministack.services.lambda_svc:_execute_function_warm": ["func", "event", "request_id"],
     "ministack.services.lambda_svc:_probe_peak_memory_mb": ["func"],
@@ -113,6 +122,7 @@ def test_patched_functions_are_found_by_name_when_they_are_called() -> None:
     assert "_run_execution" in inspect.getsource(stepfunctions._start_execution)
     assert '"StopExecution": _stop_execution' in inspect.getsource(stepfunctions.handle_request)
     assert '"StartExecution": _start_execution' in inspect.getsource(stepfunctions.handle_request)
+    assert "= _invoke_resource(" in inspect.getsource(stepfunctions._execute_task)
     assert "pin_request_origin" in look_up("ministack.app:app").__globals__
 
 

@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 
 from dreamdrop.local.lambda_runtime.function import FunctionSpec, Outcome, failure, process_environment
-from dreamdrop.local.lambda_runtime.runtime_api import Invocation, Report, RuntimeApi
+from dreamdrop.local.lambda_runtime.runtime_api import Invocation, Report, RuntimeApi, trace_root
 from dreamdrop.local.memory import peak_rss_bytes
 
 # AWS allows 10 s and then starts again; a laptop under load imports more slowly, and starting again would not help it.
@@ -28,6 +28,8 @@ class ExecutionEnvironment:
         self.spec = spec
         self.alive = True
         self.last_used = time.monotonic()
+        self.trace_root = ""
+        """Of the newest invocation."""
         self._initialised = False
         self._reports: queue.Queue[Report] = queue.Queue()
         self._api = RuntimeApi(spec.arn, spec.timeout, self._reports.put)
@@ -50,6 +52,7 @@ class ExecutionEnvironment:
 
     def invoke(self, payload: bytes, request_id: str) -> Outcome:
         """A failed initialisation, an exit or a timeout ends the environment."""
+        self.trace_root = trace_root(request_id)
         position = self._log.seek(0, os.SEEK_END)
         ended = self._initialise(request_id)
         if ended is None:

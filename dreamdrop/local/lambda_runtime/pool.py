@@ -83,6 +83,11 @@ class Pool:
             environment.kill()
         shutil.rmtree(self._root, ignore_errors=True)
 
+    def serving(self, trace_root: str) -> ExecutionEnvironment | None:
+        """The environment that serves this invocation at the moment."""
+        with self._freed:
+            return next((busy for busy in self._busy if busy.trace_root == trace_root), None)
+
     def statistics(self) -> PoolStatistics:
         with self._freed:
             count = len(self._idle) + len(self._busy) + self._starting

@@ -28,6 +28,11 @@ class Report:
     request_id: str = ""
 
 
+def trace_root(request_id: str) -> str:
+    """The SDK sends it along with every call that the invocation makes."""
+    return f"1-00000000-{request_id.replace('-', '')[:24].lower():0<24}"
+
+
 class RuntimeApi:
     """Hands invocations to the runtime, and its reports to `on_report`."""
 
@@ -67,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
             "Lambda-Runtime-Deadline-Ms": str(int((time.time() + self.api.timeout) * 1000)),
             "Lambda-Runtime-Invoked-Function-Arn": self.api.function_arn,
-            "Lambda-Runtime-Trace-Id": "Root=1-00000000-000000000000000000000000;Sampled=0",
+            "Lambda-Runtime-Trace-Id": f"Root={trace_root(invocation.request_id)};Sampled=0",
         }
         self._reply(200, invocation.payload, headers)
 

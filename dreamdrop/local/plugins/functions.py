@@ -14,6 +14,7 @@ from typing import Any
 from ministack.core.lambda_runtime import execution_credentials
 from ministack.services import lambda_svc
 
+from dreamdrop.local.lambda_runtime.environment import ExecutionEnvironment
 from dreamdrop.local.lambda_runtime.function import FunctionSpec
 from dreamdrop.local.lambda_runtime.pool import IDLE_SECONDS, MAX_ENVIRONMENTS, Pool, PoolStatistics
 
@@ -58,6 +59,12 @@ class Functions:
             self._pools.clear()
         for pool in pools:
             pool.kill()
+
+    def serving(self, trace_root: str) -> ExecutionEnvironment | None:
+        """The environment that serves this invocation at the moment."""
+        with self._lock:
+            pools = [pool for _, pool in self._pools.values()]
+        return next((found for pool in pools if (found := pool.serving(trace_root))), None)
 
     def _pool(self, config: dict[str, Any], code_zip: bytes) -> Pool:
         key = (config["FunctionArn"], config.get("Version", "$LATEST"))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
+from ministack import app
+
+from dreamdrop.local.faults import Faults
 from dreamdrop.local.images import AssetImages
 from dreamdrop.local.plugins import (
     credentials,
     decisions,
+    fault_injection,
     public_parameters,
     sagemaker_api,
     sagemaker_events,
@@ -19,7 +24,7 @@ from dreamdrop.local.plugins import (
     tls,
 )
 from dreamdrop.local.plugins.functions import Functions
-from dreamdrop.local.sagemaker import LocalSageMaker
+from dreamdrop.local.sagemaker import EngineSettings, LocalSageMaker
 from dreamdrop.local.settings import CloudSettings
 
 log = logging.getLogger(__name__)
@@ -30,6 +35,8 @@ class Plugins:
     engine: LocalSageMaker
     functions: Functions
     settings: CloudSettings
+    application: Any
+    """The ASGI application to serve."""
 
     def restore(self) -> None:
         """Takes up what an earlier run has left: endpoints boot again, executions that were cut off are reported."""
@@ -51,6 +58,7 @@ def install(settings: CloudSettings) -> Plugins:
         work=settings.state / "sagemaker",
         resolve_image=AssetImages(settings.cdk_out, settings.state / "images"),
         credentials_for_role=lambda role: credentials.credentials_for_role(role, account, region),
+        settings=EngineSettings(device_slots=settings.training_slots),
     )
     engine.emit = sagemaker_events.emitter(account, region)
     functions = Functions(settings.endpoint_url)
@@ -65,4 +73,8 @@ def install(settings: CloudSettings) -> Plugins:
     states_roles.install(region)
     sagemaker_states.install(engine, waiting, region, account)
     sagemaker_api.install(engine, region, account)
-    return Plugins(engine, functions, settings)
+    if not settings.faults:
+        return Plugins(engine, functions, settings, app.app)
+    faults = Faults()
+    fault_injection.install(faults, engine)
+    return Plugins(engine, functions, settings, fault_injection.FaultGate(app.app, faults, functions))

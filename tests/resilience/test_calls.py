@@ -1,0 +1,90 @@
+"""Every call that every step makes goes wrong in turn, and every service: the dataset is trained once all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from dreamdrop.local.faults import STATE_MACHINE, Fault, Kind
+from tests.e2e.conftest import Inbox, photo
+from tests.resilience.conftest import FaultyCloud
+
+pytestmark = pytest.mark.resilience
+
+STEPS = ("TakeDataset", "CheckDataset", "PlanTraining", "JudgeModel", "PublishModel", "HostModel", "TellReady")
+LONGER_THAN_THE_CLIENT_TRIES = 6  # the SDK in the functions tries a call four times
+
+FAULTS: dict[str, tuple[Kind, int]] = {
+    "killed": ("caller killed", 1),
+    "lost": ("answer lost", 1),
+    "away": ("unavailable", LONGER_THAN_THE_CLIENT_TRIES),
+}
+SERVICES = ("dynamodb", "s3", "sns", "states", "lambda")
+REFUSALS: tuple[Kind, ...] = ("throttled", "error", "unavailable", "unanswered")
+
+
+@pytest.fixture(scope="module")
+def calls(cloud: FaultyCloud) -> dict[str, int]:
+    """How many calls each step makes for a dataset when nothing goes wrong."""
+    cloud.upset(*(Fault(kind="seen", caller=f"*{step}*", about=["counted"]) for step in STEPS))
+    cloud.drop("counted", {"a.png": photo()})
+    cloud.assert_trained_once("counted")
+    counted = {fault.caller.strip("*"): fault.met for fault in cloud.faults("counted")}
+    assert all(counted.values()), counted
+    return counted
+
+
+def assert_each_survives(cloud: FaultyCloud, inbox: Inbox, faults: dict[str, Fault]) -> None:
+    """Drops a dataset for each fault, all at once."""
+    cloud.upset(*(fault.model_copy(update={"about": [subject]}) for subject, fault in faults.items()))
+    for subject in faults:
+        cloud.drop(subject, {"a.png": photo()})
+    for subject in faults:
+        cloud.assert_trained_once(subject)
+        [fault] = cloud.faults(subject)
+        assert fault.happened >= 1, f"{subject}: nothing went wrong, so this shows nothing"
+        assert {message["event"] for message in inbox.about(subject)} == {"subject.ready"}
+    assert cloud.set_aside() == {}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_whichever_call_goes_wrong_the_dataset_is_trained_once(
+    cloud: FaultyCloud, inbox: Inbox, calls: dict[str, int], name: str
+) -> None:
+    kind, times = FAULTS[name]
+    faults = {
+        f"{name}-{step.lower()}-{number}": Fault(kind=kind, caller=f"*{step}*", skip=number, times=times)
+        for step, count in calls.items()
+        for number in range(count)
+    }
+    assert_each_survives(cloud, inbox, faults)
+
+
+def test_whichever_service_goes_wrong_the_dataset_is_trained_once(cloud: FaultyCloud, inbox: Inbox) -> None:
+    """The first call of a dataset to the service and those after it, whoever makes them."""
+    times = {"lambda": 3}  # Step Functions' own calls: retried by the machine, not by an SDK
+    faults = {
+        f"{service}-{kind}": Fault(
+            kind=kind, action=f"{service}:*", times=times.get(service, LONGER_THAN_THE_CLIENT_TRIES)
+        )
+        for service in SERVICES
+        for kind in REFUSALS
+    }
+    assert_each_survives(cloud, inbox, faults)
+
+
+def test_a_training_job_that_is_turned_away_for_now_is_made_later(cloud: FaultyCloud, inbox: Inbox) -> None:
+    fault = Fault(kind="throttled", action="sagemaker:CreateTrainingJob", caller=STATE_MACHINE, times=3)
+    assert_each_survives(cloud, inbox, {"job-throttled": fault})
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("action", ["sagemaker:DescribeEndpoint", "application-autoscaling:*", "monitoring:*"])
+def test_a_service_that_hosting_needs_goes_wrong(cloud: FaultyCloud, kind: Kind, action: str) -> None:
+    """Such calls name the endpoint that all subjects share, not the subject."""
+    cloud.upset(Fault(kind=kind, action=action, caller="*HostModel*", times=LONGER_THAN_THE_CLIENT_TRIES))
+    subject = f"{action.partition(':')[0][:10].rstrip('-')}-{kind}"
+    cloud.drop(subject, {"a.png": photo()})
+    cloud.assert_trained_once(subject)
+    [*_, fault] = cloud.faults()
+    assert fault.happened == LONGER_THAN_THE_CLIENT_TRIES
+    assert cloud.set_aside() == {}
