@@ -32,6 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _TRACE = re.compile(r"Root=([^;]+)")
+_IAM_NAMES = {"monitoring": "cloudwatch"}
 _LIST = TypeAdapter(list[Fault])
 _KNOWN = TypeAdapter(list[KnownFault])
 
@@ -153,12 +154,17 @@ def _call(scope: Message, headers: dict[str, str], body: bytes, caller: str) -> 
     method, path = scope["method"], scope["path"]
     query = parse_qs(scope.get("query_string", b"").decode(), keep_blank_values=True)
     service = router.detect_service(method, path, headers, query)
-    action = iam_actions.extract_iam_action(service, method, path, headers, body, query)
-    if action is None:
-        operation = "InvokeEndpointAsync" if path.endswith("/async-invocations") else ""
-        action = f"{service}:{operation or headers.get('x-amz-target', '').rpartition('.')[2]}"
+    known = iam_actions.extract_iam_action(service, method, path, headers, body, query)
+    action = known or f"{_IAM_NAMES.get(service, service)}:{_operation(path, headers)}"
     text = " ".join([path, str(query), headers.get("x-amz-copy-source", ""), body.decode("latin-1")])
     return Call(action, caller, text)
+
+
+def _operation(path: str, headers: dict[str, str]) -> str:
+    """Where MiniStack has no name for it: SageMaker's, and those of services that speak CBOR."""
+    if path.endswith("/async-invocations"):
+        return "InvokeEndpointAsync"
+    return headers.get("x-amz-target", "").rpartition(".")[2] or path.rpartition("/operation/")[2]
 
 
 def _refusal(fault: Fault, headers: dict[str, str], action: str) -> tuple[int, str, bytes]:
