@@ -16,7 +16,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy test-resilience check check-template snapshot toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
+.PHONY: help demo test test-deploy test-resilience check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -52,6 +52,18 @@ test-resilience: export OMP_NUM_THREADS = 1
 test-resilience: export DATASETS := $(DATASETS)
 test-resilience: $(VENV)/.dev  ## what survives when things go wrong, and many datasets at once: DATASETS=10,100,1000
 	@$(BIN)/python -m pytest -m resilience tests/resilience
+
+# Torch's CPU build is not on PyPI: it is found at UV_FIND_LINKS if that is set, otherwise in PyTorch's own index.
+lock: $(VENV)/.dev  ## the images' lock files, after their requirements have changed
+	@for container in training inference; do \
+		for packages in gpu cpu; do \
+			requirements=$${container}_container/requirements-$$packages; \
+			backend=$$([ $$packages = gpu ] || [ -n "$$UV_FIND_LINKS" ] || echo --torch-backend=cpu); \
+			$(BIN)/uv pip compile --quiet $$backend --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+				--only-binary :all: --generate-hashes --no-emit-index-url --no-emit-find-links \
+				--custom-compile-command 'make lock' --output-file $$requirements.lock $$requirements.txt || exit 1; \
+		done; \
+	done
 
 # W3005: the CDK library itself writes DependsOn where a reference already orders two resources.
 check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint, cdk-nag, and asl-validator on the state machine

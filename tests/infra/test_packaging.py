@@ -58,6 +58,20 @@ def test_an_image_asset_holds_exactly_the_folders_that_it_needs(local: Synthesis
     assert files_below(local.image_asset(f"{folders[-1]}/Dockerfile")) == allowed(folders)
 
 
+@pytest.mark.parametrize("folders", [TRAINING_FOLDERS, INFERENCE_FOLDERS])
+def test_a_dockerfile_copies_exactly_the_folders_of_its_asset(folders: tuple[str, ...]) -> None:
+    lines = (ROOT / folders[-1] / "Dockerfile").read_text().split("\nFROM ")[-1].splitlines()
+    assert [line for line in lines if line.startswith("COPY")] == [
+        f"COPY {name} /opt/program/{name}" for name in folders
+    ]
+
+
+def test_docker_builds_the_gpu_set(local: Synthesis) -> None:
+    """Both assets leave the build arguments to the Dockerfile's defaults."""
+    assets = json.loads((local.folder / "dreamdrop-service.assets.json").read_text())["dockerImages"].values()
+    assert [asset["source"].get("dockerBuildArgs") for asset in assets] == [None, None]
+
+
 def test_the_asset_alone_imports_every_handler(local: Synthesis) -> None:
     imported = subprocess.run(
         [sys.executable, "-I", "-B", "-c", IMPORT_ALONE, str(local.file_asset()), *local.functions()],
