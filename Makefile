@@ -16,7 +16,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy test-resilience check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
+.PHONY: help demo test test-deploy test-images test-resilience check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -52,6 +52,9 @@ test-resilience: export OMP_NUM_THREADS = 1
 test-resilience: export DATASETS := $(DATASETS)
 test-resilience: $(VENV)/.dev  ## what survives when things go wrong, and many datasets at once: DATASETS=10,100,1000
 	@$(BIN)/python -m pytest -m resilience tests/resilience
+
+test-images: $(VENV)/.dev  ## both images, built and run for real without docker: root on Debian 12, buildah, mmdebstrap
+	@$(BIN)/python -m pytest -m oci tests/images
 
 # Torch's CPU build is not on PyPI: it is found at UV_FIND_LINKS if that is set, otherwise in PyTorch's own index.
 lock: $(VENV)/.dev  ## the images' lock files, after their requirements have changed
