@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.constructs.functions import POWERTOOLS_LAYER, POWERTOOLS_VERSION
-from infra.packaging import INFERENCE_FOLDERS, LAMBDA_FOLDERS, ROOT, TRAINING_FOLDERS
+from infra.packaging import INFERENCE_FOLDERS, LAMBDA_FOLDERS, ROOT, TRAINING_FOLDERS, only
 from tests.infra.synthesis import Synthesis
 
 # What the Python runtime of Lambda and the Powertools layer bring; anything else would be missing there.
@@ -64,6 +64,12 @@ def test_a_dockerfile_copies_exactly_the_folders_of_its_asset(folders: tuple[str
     assert [line for line in lines if line.startswith("COPY")] == [
         f"COPY {name} /opt/program/{name}" for name in folders
     ]
+
+
+@pytest.mark.parametrize("folders", [TRAINING_FOLDERS, INFERENCE_FOLDERS])
+def test_docker_by_hand_is_given_the_same_folders(folders: tuple[str, ...]) -> None:
+    lines = (ROOT / folders[-1] / "Dockerfile.dockerignore").read_text().splitlines()[1:]
+    assert [line.removeprefix("**/") for line in lines] == only(folders)
 
 
 def test_docker_builds_the_gpu_set(local: Synthesis) -> None:
