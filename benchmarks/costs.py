@@ -17,7 +17,7 @@ INSTANCE = "ml.g5.xlarge"
 SAMPLER_STEPS, STEPS_OF_THE_TABLE = 30, 20  # a request's default; what the table's seconds a picture are for
 
 # Of the deployment; tests/infra compares the first two with the synthesized template.
-ALARMS = 10
+ALARMS = 12
 DASHBOARDS = 1
 ENDPOINT_ALARM_METRICS = 5  # its wake alarm, and the two that target tracking makes over two metrics each
 

@@ -94,7 +94,7 @@ class TrainingPipeline(Construct):
         self.machine = self._machine(settings)
         self._allow_training()
         self.broken_executions = dead_letter_queue(self, "DeadLetters", key=functions.key)
-        self.unsettled_trainings = dead_letter_queue(self, "UnsettledTrainings", key=functions.key)
+        self.unsettled_trainings = dead_letter_queue(self, "UnsettledDeadLetters", key=functions.key)
         self.close_execution = self._close_executions()
         self.settle_training = self._settle_trainings(settings)
 

@@ -44,6 +44,8 @@ def wildcard(resource: str) -> str:
     return rf"IAM5\[Resource::{resource}\]"
 
 
+ENDPOINTS = r"(Hosting/HostModel|Keeping/KeepEndpoint|Removal/RemoveEndpoints|Deletion/DeleteSubject)"
+
 # Which role may do what to which resource is pinned by test_permissions.py; here is why an asterisk stands in it.
 ACKNOWLEDGED = (
     Acknowledgement(
@@ -53,7 +55,7 @@ ACKNOWLEDGED = (
     ),
     Acknowledgement(
         wildcard(r"\*"),
-        rf"(Hosting|Training|Removal|Intake|Deletion|Api)/(?!Role)\w+{POLICY}",
+        rf"(Hosting|Keeping|Training|Removal|Intake|Deletion|Api)/(?!Role)\w+{POLICY}",
         "X-Ray takes segments from whoever may send them: its two actions know no resource",
     ),
     Acknowledgement(
@@ -73,17 +75,17 @@ ACKNOWLEDGED = (
     ),
     Acknowledgement(
         wildcard(r"\*"),
-        rf"(Hosting/HostModel|Removal/RemoveEndpoints){POLICY}",
+        rf"{ENDPOINTS}{POLICY}",
         "a scalable target has an opaque id: a condition names SageMaker's namespace; lists know no resource",
     ),
     Acknowledgement(
         wildcard(r"sagemaker:(model|endpoint|endpoint-config|training-job)/dreamdrop-\*"),
-        rf"(Hosting/HostModel|Removal/RemoveEndpoints|Deletion/DeleteSubject|Api/Function|Training/Machine/){POLICY}",
+        rf"({ENDPOINTS}|Api/Function|Training/(Machine/|SettleTraining)){POLICY}",
         AT_RUN_TIME,
     ),
     Acknowledgement(
         wildcard(r"cloudwatch:alarm:(TargetTracking-endpoint/)?dreamdrop-\*"),
-        rf"(Hosting/HostModel|Removal/RemoveEndpoints){POLICY}",
+        rf"{ENDPOINTS}{POLICY}",
         AT_RUN_TIME,
     ),
     Acknowledgement(
@@ -110,8 +112,8 @@ ACKNOWLEDGED = (
     ),
     Acknowledgement(
         "SQS3",
-        "Training/DeadLetters/Resource",
-        "it is a dead-letter queue: of a rule and of a function's asynchronous calls, which the rule does not see",
+        r"Training/(Unsettled)?DeadLetters/Resource",
+        "they are dead-letter queues: of a rule and of a function's asynchronous calls, which the rule does not see",
     ),
     Acknowledgement(
         "S1",

@@ -268,7 +268,7 @@ def test_only_the_api_and_who_makes_endpoints_again_ask_for_pictures(production:
 
 def test_only_rules_and_our_topics_may_send_to_the_queues(each: Synthesis) -> None:
     sending = [one for _, one in statements(each.properties("AWS::SQS::QueuePolicy")) if one["Effect"] == "Allow"]
-    assert len(sending) == 5
+    assert len(sending) == 6
     for one in sending:
         assert one["Principal"]["Service"] in ("events.amazonaws.com", "sns.amazonaws.com")
         assert set(one["Condition"]["ArnEquals"]) == {"aws:SourceArn"}

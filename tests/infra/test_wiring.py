@@ -89,14 +89,16 @@ def test_every_end_of_a_training_job_of_ours_is_settled(production: Synthesis) -
     }
     (target,) = ended["Targets"]
     assert target["Arn"]["Fn::GetAtt"][0].startswith("TrainingSettleTraining")
-    assert target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
+    assert target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].startswith("TrainingUnsettledDeadLetters")
 
 
 def test_events_that_a_function_refuses_are_set_aside(production: Synthesis) -> None:
     refused = production.properties("AWS::Lambda::EventInvokeConfig")
-    assert {name[:22] for name in refused} == {"TrainingCloseExecution", "TrainingSettleTraining"}
-    for one in refused.values():
-        assert one["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0].startswith("TrainingDeadLetters")
+    queues = {"TrainingCloseExecution": "TrainingDeadLetters", "TrainingSettleTraining": "TrainingUnsettledDeadLetters"}
+    assert {name[:22] for name in refused} == set(queues)
+    for name, one in refused.items():
+        queue = one["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0]
+        assert queue.startswith(queues[name[:22]])
 
 
 def test_news_of_our_endpoints_reach_who_keeps_them(production: Synthesis) -> None:
@@ -179,7 +181,7 @@ def test_every_dead_letter_queue_has_an_alarm_that_is_heard(production: Synthesi
         if dimension["Name"] == "QueueName"
     }
     dead_letters = {name for name in production.resources("AWS::SQS::Queue") if "DeadLetters" in name}
-    assert len(dead_letters) == 5
+    assert len(dead_letters) == 6
     assert watched == dead_letters
     assert all(alarm["AlarmActions"] for alarm in alarms)
     assert {alarm["MetricName"] for alarm in alarms} >= {"ExecutionsFailed", "ExecutionsTimedOut"}
@@ -194,7 +196,7 @@ def test_every_dead_letter_queue_can_be_replayed(production: Synthesis) -> None:
     assert {one.url for one in found} == {name for name in queues if "DeadLetters" in name}
     for one in found:
         if one.source_url is None:
-            assert str(one.function_name).startswith("TrainingCloseExecution")
+            assert str(one.function_name).startswith(("TrainingCloseExecution", "TrainingSettleTraining"))
         else:
             assert queues[one.source_url]["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": [one.url, "Arn"]}
 

@@ -133,7 +133,7 @@ def test_a_token_is_shown_instead_of_a_signature(server: Server) -> None:
 def test_a_deployment_in_an_account_takes_the_token_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
-    outputs = {name: {"Value": "v"} for name in STACK_OUTPUTS}
+    outputs = {name: {"Value": "{}"} for name in STACK_OUTPUTS}
     template = json.dumps({"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": outputs})
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
