@@ -1,9 +1,12 @@
 """The few ways in which a principal may use bucket, table, topics, queues, their key, SageMaker's roles and endpoints.
 
-The grants of the CDK library allow whole families of actions (s3:GetObject*, s3:List*); these name every action.
+The grants of the CDK library allow whole families of actions (s3:GetObject*, s3:List*) or some that nobody asks for
+(sqs:GetQueueUrl); these name every action. What needs which stands in docs/grants.md.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from aws_cdk import ArnFormat, Aws, Stack
 from aws_cdk import aws_dynamodb as dynamodb
@@ -17,14 +20,6 @@ from contracts.storage import LINES
 
 SCALING_SERVICE = "sagemaker.application-autoscaling.amazonaws.com"
 SCALING_ROLE = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
-
-ROW_ACTIONS = (
-    "dynamodb:GetItem",
-    "dynamodb:Query",
-    "dynamodb:PutItem",
-    "dynamodb:UpdateItem",
-)
-
 
 # What a service asks of KMS in the name of who uses it, for the right in question.
 READ = RECEIVE = ("kms:Decrypt",)
@@ -74,8 +69,14 @@ def publish(topic: sns.Topic, key: kms.IKey | None, grantee: iam.IGrantable) -> 
 
 
 def send(queue: sqs.Queue, key: kms.IKey | None, grantee: iam.IGrantable) -> None:
-    queue.grant_send_messages(grantee)
+    queue.grant(grantee, "sqs:SendMessage")
     use_key(key, grantee, "sqs", *SEND)
+
+
+def receive(queue: sqs.Queue, key: kms.IKey | None, grantee: iam.IGrantable) -> None:
+    """What Lambda asks of a function's role: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html"""
+    queue.grant(grantee, "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
+    use_key(key, grantee, "sqs", *RECEIVE)
 
 
 def _allow(grantee: iam.IGrantable, actions: list[str], resources: list[str]) -> None:
@@ -90,12 +91,13 @@ def read_objects(bucket: s3.IBucket, grantee: iam.IGrantable, *key_patterns: str
 
 
 def write_objects(bucket: s3.IBucket, grantee: iam.IGrantable, *key_patterns: str) -> None:
-    _allow(
-        grantee,
-        ["s3:PutObject", "s3:AbortMultipartUpload"],
-        [bucket.arn_for_objects(pattern) for pattern in key_patterns],
-    )
+    _allow(grantee, ["s3:PutObject"], [bucket.arn_for_objects(pattern) for pattern in key_patterns])
     use_key(bucket.encryption_key, grantee, "s3", *WRITE)
+
+
+def abort_uploads(bucket: s3.IBucket, grantee: iam.IGrantable, *key_patterns: str) -> None:
+    """See https://docs.aws.amazon.com/sagemaker/latest/dg/async-inference-create-endpoint-prerequisites.html"""
+    _allow(grantee, ["s3:AbortMultipartUpload"], [bucket.arn_for_objects(pattern) for pattern in key_patterns])
 
 
 def list_objects(bucket: s3.IBucket, grantee: iam.IGrantable, key_pattern: str) -> None:
@@ -125,15 +127,12 @@ def erase_objects(bucket: s3.IBucket, grantee: iam.IGrantable, *folders: str) ->
     )
 
 
-def keep_rows(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
-    """Single rows and the rows of one partition; never a scan."""
-    table.grant(grantee, *ROW_ACTIONS)
+def keep_rows(
+    table: dynamodb.ITable, grantee: iam.IGrantable, *more: Literal["PutItem", "Query", "DeleteItem"]
+) -> None:
+    """Single rows are read and changed, and what else is named; never a scan."""
+    table.grant(grantee, *(f"dynamodb:{action}" for action in ("GetItem", "UpdateItem", *more)))
     use_key(table.encryption_key, grantee, "dynamodb", *ROWS)
-
-
-def remove_rows(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
-    keep_rows(table, grantee)
-    table.grant(grantee, "dynamodb:DeleteItem")
 
 
 def leave_lines(table: dynamodb.ITable, grantee: iam.IGrantable) -> None:
@@ -171,20 +170,12 @@ class Endpoints:
 
     def make(self, grantee: iam.IGrantable) -> None:
         """With their models, configurations and scaling."""
-        kinds = ("Model", "EndpointConfig", "Endpoint")
-        actions = [f"{verb}{kind}" for kind in kinds for verb in ("Create", "Describe", "Delete")]
-        # The last one is asked of whoever registers a scalable target.
-        _allow(
-            grantee,
-            _sagemaker(*actions, "UpdateEndpoint", "UpdateEndpointWeightsAndCapacities"),
-            self._parts(),
-        )
+        actions = [f"{verb}Endpoint" for verb in ("Create", "Describe", "Update", "Delete")]
+        # Asked of whoever registers a scalable target.
+        scaling = ("DescribeEndpointConfig", "UpdateEndpointWeightsAndCapacities")
+        _allow(grantee, _sagemaker("CreateModel", "CreateEndpointConfig", *actions, *scaling), self._parts())
         self._scale(grantee, "RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy")
-        _allow(
-            grantee,
-            [f"application-autoscaling:Describe{what}" for what in ("ScalableTargets", "ScalingPolicies")],
-            ["*"],  # these actions know no resource
-        )
+        # https://docs.aws.amazon.com/autoscaling/application/userguide/security_iam_id-based-policy-examples.html
         _allow(
             grantee,
             [f"cloudwatch:{verb}" for verb in ("PutMetricAlarm", "DescribeAlarms", "DeleteAlarms")],

@@ -41,6 +41,7 @@ from infra.constructs.subject_deletion import SubjectDeletion
 from infra.constructs.training_pipeline import TrainingPipeline
 from infra.data_stack import DataStack
 from infra.grants import (
+    abort_uploads,
     encrypt_volumes,
     erase_objects,
     keep_rows,
@@ -49,7 +50,6 @@ from infra.grants import (
     pass_to_sagemaker,
     publish,
     read_objects,
-    remove_rows,
     send,
     write_objects,
 )
@@ -142,9 +142,7 @@ class ServiceStack(Stack):
 
         states = training.states
         for function in (
-            intake.take_dataset,
             states.check_dataset,
-            states.plan_training,
             states.judge_model,
             states.publish_model,
             states.host_model,
@@ -154,10 +152,13 @@ class ServiceStack(Stack):
             training.close_execution,
             training.settle_training,
             hosting.record_generation,
-            keeping.keep_endpoint,
-            api.function,
         ):
             keep_rows(table, function)
+        keep_rows(table, states.plan_training, "PutItem")
+        keep_rows(table, keeping.keep_endpoint, "Query")
+        for function in (intake.take_dataset, api.function):
+            keep_rows(table, function, "PutItem", "Query")
+        keep_rows(table, deletion.delete_subject, "PutItem", "Query", "DeleteItem")
         for function in (hosting.record_generation, keeping.keep_endpoint, api.function):
             leave_lines(table, function)
         for function in (intake.take_dataset, states.tell_ready, states.tell_failed, training.close_execution):
@@ -194,7 +195,9 @@ class ServiceStack(Stack):
         read_objects(bucket, keeping.keep_endpoint, *manifests)
 
         read_objects(bucket, hosting.role, f"{BASE_MODELS}*", f"{MODELS}*", f"{SOURCES}*")
-        write_objects(bucket, hosting.role, f"{INFERENCE_OUTPUT}/*", f"{INFERENCE_FAILURE}/*")
+        answers = (f"{INFERENCE_OUTPUT}/*", f"{INFERENCE_FAILURE}/*")
+        write_objects(bucket, hosting.role, *answers)
+        abort_uploads(bucket, hosting.role, *answers)
         read_objects(bucket, hosting.record_generation, f"{INFERENCE}*")
         write_objects(bucket, hosting.record_generation, f"{GENERATIONS}*")
 
@@ -212,7 +215,6 @@ class ServiceStack(Stack):
         for function in (keeping.keep_endpoint, deletion.delete_subject):
             hosting.endpoints.remove(function)
 
-        remove_rows(table, deletion.delete_subject)
         drawn = (GENERATIONS, f"{INFERENCE_OUTPUT}/", f"{INFERENCE_FAILURE}/")
         erase_objects(bucket, deletion.delete_subject, *MADE_OF_A_SUBJECT, CLASS_IMAGE_SETS, *drawn)
         erase_objects(bucket, hosting.record_generation, *drawn)

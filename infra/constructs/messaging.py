@@ -12,10 +12,9 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
-from aws_cdk.aws_lambda_event_sources import SqsEventSource
 from constructs import Construct
 
-from infra.grants import RECEIVE, use_key
+from infra.grants import receive
 
 DELIVERIES = 5  # attempts before a message is set aside
 VISIBILITY_FACTOR = 6  # of the function's timeout, as Lambda's guide asks: retries of throttled batches fit in
@@ -59,8 +58,15 @@ def work_queue(
 
 def consume(queue: sqs.Queue, consumer: lambda_.Function, *, key: kms.IKey | None, batch_size: int = 10) -> None:
     """The consumer handles the messages in batches, and names those that failed."""
-    consumer.add_event_source(SqsEventSource(queue, batch_size=batch_size, report_batch_item_failures=True))
-    use_key(key, consumer, "sqs", *RECEIVE)
+    lambda_.EventSourceMapping(
+        consumer,
+        "Messages",
+        target=consumer,
+        event_source_arn=queue.queue_arn,
+        batch_size=batch_size,
+        report_batch_item_failures=True,
+    )
+    receive(queue, key, consumer)
 
 
 def _encrypt(queue: sqs.Queue, key: kms.IKey | None) -> None:

@@ -10,7 +10,6 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
-from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
 
 from contracts.environment import (
@@ -25,7 +24,7 @@ from infra.constructs.functions import Functions
 from infra.constructs.messaging import dead_letter_queue
 from infra.constructs.sagemaker_role import SageMakerRole
 from infra.constructs.training_states import StateFunctions, training_states
-from infra.grants import SEND, pass_to_sagemaker, store_under, use_key
+from infra.grants import pass_to_sagemaker, send, store_under
 from infra.packaging import training_image
 from infra.settings import Settings
 
@@ -198,8 +197,16 @@ class TrainingPipeline(Construct):
 
     def _set_aside_what_fails(self, function: lambda_.Function, queue: sqs.Queue) -> None:
         """The rule's queue takes events that could not be delivered; this takes those that the function refused."""
-        function.configure_async_invoke(on_failure=SqsDestination(queue))
-        use_key(self._functions.key, function, "sqs", *SEND)
+        lambda_.CfnEventInvokeConfig(
+            function,
+            "Refused",
+            function_name=function.function_name,
+            qualifier=function.latest_version.version,
+            destination_config=lambda_.CfnEventInvokeConfig.DestinationConfigProperty(
+                on_failure=lambda_.CfnEventInvokeConfig.OnFailureProperty(destination=queue.queue_arn)
+            ),
+        )
+        send(queue, self._functions.key, function)
 
     def _training_jobs(self) -> str:
         return Stack.of(self).format_arn(
