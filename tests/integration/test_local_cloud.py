@@ -54,9 +54,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def decisions(folder: Path) -> Path:
+    return folder / "decisions.jsonl"
+
+
 @pytest.fixture(scope="module")
 def cloud(folder: Path) -> Iterator[LocalCloudProcess]:
-    with process.start(folder / "cdk.out", folder / "state", free_port(), auth=True) as cloud:
+    with process.start(
+        folder / "cdk.out", folder / "state", free_port(), auth=True, decisions=decisions(folder)
+    ) as cloud:
         yield cloud
 
 
@@ -226,10 +232,15 @@ def test_a_stopped_execution_stops_its_training_job(deployment: Deployment, mach
     assert machine.status(arn)["status"] == "ABORTED"
 
 
-def test_a_function_may_do_only_what_its_role_allows(deployment: Deployment) -> None:
+def test_a_function_may_do_only_what_its_role_allows_and_the_decision_is_written_down(
+    deployment: Deployment, folder: Path
+) -> None:
     answer = deployment.client("lambda").invoke(FunctionName="small-overstep")["Payload"].read()
     assert b"AccessDenied" in answer
     assert b"sagemaker:ListTrainingJobs" in answer
+    written = [json.loads(line) for line in decisions(folder).read_text().splitlines()]
+    [denied] = [one for one in written if "small-overstep" in one["principal"]]
+    assert (denied["action"], denied["resource"], denied["allowed"]) == ("sagemaker:ListTrainingJobs", "*", False)
 
 
 def test_a_state_may_do_only_what_the_role_of_its_machine_allows(machine: Machine, role: str) -> None:

@@ -21,6 +21,16 @@ PROJECT = Path(__file__).parents[2]
 FUNCTIONS = {
     "ministack.app:pin_request_origin": ["source_ip", "secure_transport"],
     "ministack.core.concurrency:run_reentrant": ["fn", "args", "thread_name"],
+    "ministack.core.iam_actions:extract_resource_arn": [
+        "service",
+        "method",
+        "path",
+        "headers",
+        "body",
+        "query_params",
+        "region",
+        "account_id",
+    ],
     "ministack.core.iam_evaluator:_gather_role_policies": ["role_name", "account_id"],
     "ministack.core.iam_evaluator:evaluate": ["ctx", "policies", "limits"],
     "ministack.core.iam_actions:extract_iam_action": [
@@ -31,6 +41,7 @@ FUNCTIONS = {
         "body",
         "query_params",
     ],
+    "ministack.core.iam_evaluator:evaluate_resource_policy": ["doc", "ctx", "service", "named_only", "direct_only"],
     "ministack.core.iam_evaluator:enforce": [
         "access_key_id",
         "iam_action",

@@ -11,6 +11,7 @@ from ministack import app
 from dreamdrop.local.faults import Faults
 from dreamdrop.local.images import AssetImages
 from dreamdrop.local.plugins import (
+    alarms,
     credentials,
     decisions,
     fault_injection,
@@ -66,6 +67,7 @@ def install(settings: CloudSettings) -> Plugins:
     if settings.decisions:
         decisions.install(settings.decisions)
     tls.install()
+    alarms.install()
     public_parameters.install(region)
     functions.install()
     states_strict.install()
