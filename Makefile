@@ -16,7 +16,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy test-images test-resilience check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
+.PHONY: help demo test test-deploy test-grants test-images test-resilience check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -67,6 +67,10 @@ lock: $(VENV)/.dev  ## the images' lock files, after their requirements have cha
 				--custom-compile-command 'make lock' --output-file $$requirements.lock $$requirements.txt || exit 1; \
 		done; \
 	done
+
+test-grants: export OMP_NUM_THREADS = 1
+test-grants: $(VENV)/.dev  ## every grant is needed: docs/grants.md; WRITE_GRANTS=1 writes it: four minutes
+	@WRITE_GRANTS=$(WRITE_GRANTS) $(BIN)/python -m pytest -m grants tests/grants
 
 # W3005: the CDK library itself writes DependsOn where a reference already orders two resources.
 check-template: $(VENV)/.dev node_modules/.installed  ## the templates: cfn-lint, cdk-nag, and asl-validator on the state machine
