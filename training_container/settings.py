@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contracts.errors import InvalidBaseModel, InvalidDatasetInfo, InvalidRequest
+from contracts.steps import overridden, require_a_warmup_that_ends
 from contracts.storage import DATASET_INFO
 from contracts.training import DatasetInfo, Hyperparameters, JobHyperparameters, describe
 from contracts.words import own_words
@@ -55,7 +56,7 @@ def read_settings(dataset: Path, job_hyperparameters: dict[str, str]) -> Trainin
     except ValueError as error:
         raise InvalidRequest(f"Hyperparameters: {error}.") from error
     info = _read_info(dataset / DATASET_INFO, job)
-    asked = info.hyperparameters.model_copy(update=job.training.model_dump(exclude_unset=True))
+    asked = overridden(info.hyperparameters, job.training)
     subjects = (
         Subject("", job.instance_prompt or info.instance_prompt, job.class_prompt or info.class_prompt),
         *(Subject(concept.folder, concept.instance_prompt, concept.class_prompt) for concept in info.concepts),
@@ -81,6 +82,17 @@ def _read_info(path: Path, job: JobHyperparameters) -> DatasetInfo:
     if job.instance_prompt:
         return DatasetInfo(instance_prompt=job.instance_prompt)
     raise InvalidDatasetInfo("The dataset has no dataset_info.json, and the job has no instance_prompt.")
+
+
+def settle_steps(settings: TrainingSettings, instance_images: int, processes: int) -> int:
+    """How many. Raises InvalidRequest."""
+    wanted = settings.hyperparameters
+    steps = wanted.total_steps(instance_images, processes)
+    try:
+        require_a_warmup_that_ends(wanted, steps)
+    except ValueError as error:
+        raise InvalidRequest(f"Hyperparameters: {error}.", "Lower lr_warmup_steps, or raise max_steps.") from error
+    return steps
 
 
 def require_base_model(asked: str | None, mounted: str) -> None:

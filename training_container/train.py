@@ -41,7 +41,7 @@ from training_container.model_card import PictureCount
 from training_container.photos import read_photos
 from training_container.platform import Platform
 from training_container.previous import PreviousModel, go_on_from, read_previous
-from training_container.settings import TrainingSettings, read_settings, require_base_model
+from training_container.settings import TrainingSettings, read_settings, require_base_model, settle_steps
 from training_container.studio import Studio, draw_samples, furnish, refresh_prompts
 from training_container.verification import begin_verification
 
@@ -65,7 +65,7 @@ def train(platform: Platform, team: Team = ALONE, verification: Future[BaseModel
     previous = read_previous(platform.channel(PREVIOUS_MODEL), asked.continue_from, manifest)
     settled = settle(asked, manifest, previous)
     photos = read_photos(platform, settled)
-    total_steps = settled.hyperparameters.total_steps(len(photos.instance), team.size)
+    total_steps = settle_steps(settled, len(photos.instance), team.size)
     platform.report_progress("loading", 0, total_steps)
     base = load_base_model(platform.base_model, manifest)
     settings, precision = fit_into_memory(settled, base)

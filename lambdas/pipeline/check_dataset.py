@@ -10,8 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 from contracts.artifact import BaseModelManifest
 from contracts.environment import CheckEnvironment
-from contracts.errors import DreamdropError, ImageTooLarge, InternalError, InvalidPreviousModel, UnreadableImage
+from contracts.errors import (
+    DreamdropError,
+    ImageTooLarge,
+    InternalError,
+    InvalidDatasetInfo,
+    InvalidPreviousModel,
+    UnreadableImage,
+)
 from contracts.pipeline import DatasetChecked, DatasetReport, DatasetTaken, ImageFinding, TakenFile, TakenManifest
+from contracts.steps import require_a_warmup_that_ends
 from contracts.storage import (
     DATASET_INFO,
     dataset_prefix,
@@ -58,6 +66,7 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
         _refuse_bad_images(report.images)
         base = bucket.base_model(request.base_model)
         request = _settled(_going_on(request, base, bucket, subjects), base)
+        _require_a_warmup_that_ends(request, len(layout.instance_images))
         _freeze(bucket, taken, layout, request)
         report = report.model_copy(update={"accepted": True, "request": request})
     except DreamdropError as error:
@@ -127,6 +136,16 @@ def _settled(request: TrainingRequest, base: BaseModelManifest) -> TrainingReque
         request.hyperparameters, base.training_defaults, base.resolution, has_classes=all(class_prompts)
     )
     return request.model_copy(update={"hyperparameters": hyperparameters})
+
+
+def _require_a_warmup_that_ends(request: TrainingRequest, instance_images: int) -> None:
+    """Raises InvalidDatasetInfo."""
+    wanted = request.hyperparameters
+    try:
+        require_a_warmup_that_ends(wanted, wanted.total_steps(instance_images))
+    except ValueError as error:
+        cure = "Lower lr_warmup_steps, or raise max_steps."
+        raise InvalidDatasetInfo(f"dataset_info.json: {error}.", cure) from error
 
 
 def _judge(bucket: DataBucket, subject: str, layout: Layout) -> list[ImageFinding]:

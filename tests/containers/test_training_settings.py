@@ -114,3 +114,10 @@ def test_hyperparameters_that_are_no_json_are_refused(tmp_path: Path) -> None:
     (config / "hyperparameters.json").write_text("{")
     with pytest.raises(InvalidRequest):
         Platform(tmp_path).hyperparameters()
+
+
+def test_a_jobs_epochs_win_over_the_datasets_max_steps(tmp_path: Path) -> None:
+    info = {**INFO, "hyperparameters": {"max_steps": 7}}
+    assert read(tmp_path, info, epochs="2").total_steps(4) == 8
+    assert read(tmp_path, info, epochs="2", max_steps="5").total_steps(4) == 5
+    assert read(tmp_path, info).total_steps(4) == 7

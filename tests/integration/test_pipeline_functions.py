@@ -63,6 +63,7 @@ from tests.integration.conftest import BUCKET, TABLE, Account, Context, photo
 from training_container.settings import read_settings
 
 INFO = b'{"instance_prompt": "a photo of sks dog", "hyperparameters": {"max_steps": 20, "resolution": 64}}'
+LONG_WARMUP = INFO.replace(b'"max_steps": 20', b'"lr_scheduler": "cosine", "lr_warmup_steps": 9, "max_steps": 8')
 
 
 @pytest.fixture
@@ -322,6 +323,7 @@ def test_the_quote_is_for_the_base_models_own_resolution(account: Account, conte
         ({"a.png": photo(), "dataset_info.json": b"{}"}, errors.InvalidDatasetInfo),
         ({"a.png": photo(), "dataset_info.json": INFO[:-1] + b', "colour": "red"}'}, errors.InvalidDatasetInfo),
         ({"a.png": photo(), "dataset_info.json": INFO[:-1] + b', "base_model": "sd9"}'}, errors.UnknownBaseModel),
+        ({"a.png": photo(), "dataset_info.json": LONG_WARMUP}, errors.InvalidDatasetInfo),
         ({"a.png": photo(), "../b.png": photo()}, errors.InvalidFileName),
         ({"a.png": photo()} | {f"{n}.png": b"x" for n in range(300)}, errors.TooManyImages),
     ],

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from contracts.errors import InvalidDatasetInfo
+from contracts.steps import overridden, require_a_warmup_that_ends
 from contracts.training import (
     DatasetInfo,
     Hyperparameters,
@@ -242,3 +243,23 @@ def test_several_subjects_each_have_a_folder_of_their_own() -> None:
     with pytest.raises(InvalidDatasetInfo, match="class_prompt of cup"):
         parse(cup, with_prior_preservation=True)
     assert parse({**cup, "class_prompt": "a cup"}, with_prior_preservation=True).concepts[0].class_prompt == "a cup"
+
+
+def test_the_later_source_wins_and_its_epochs_end_an_earlier_max_steps() -> None:
+    of_dataset = Hyperparameters(max_steps=7, learning_rate=1e-3, lora_rank=8)
+    assert overridden(of_dataset, Hyperparameters(lora_rank=4)).model_dump(exclude_unset=True) == {
+        "max_steps": 7,
+        "learning_rate": 1e-3,
+        "lora_rank": 4,
+    }
+    assert overridden(of_dataset, Hyperparameters(epochs=2)).total_steps(5) == 10
+    assert overridden(of_dataset, Hyperparameters(epochs=2, max_steps=3)).total_steps(5) == 3
+    assert overridden(Hyperparameters(epochs=2), Hyperparameters(max_steps=3)).total_steps(5) == 3
+
+
+def test_a_warmup_that_outlasts_the_training_is_refused_with_both_numbers() -> None:
+    wanted = Hyperparameters(lr_scheduler="linear", lr_warmup_steps=11)
+    require_a_warmup_that_ends(wanted, 11)
+    with pytest.raises(ValueError, match=r"lr_warmup_steps: 11 .* 10 steps .*max_steps"):
+        require_a_warmup_that_ends(wanted, 10)
+    require_a_warmup_that_ends(wanted.model_copy(update={"lr_scheduler": "constant"}), 10)  # it has none
