@@ -17,10 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from contracts.artifact import LORA_WEIGHTS
+from diffusion.lora import DOWN_SUFFIX, METADATA, UP_SUFFIX
 from inference_container.words import Words
-
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"  # as peft names them
-_METADATA = "lora_adapter_metadata"  # diffusers' entry of the file's header: rank and alpha of each network
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,13 @@ class Wardrobe:
         """Raises ValueError if the adapter does not fit the base model, OSError or SafetensorError if it is none."""
         with safe_open(directory / LORA_WEIGHTS, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            settings = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            settings = json.loads((file.metadata() or {}).get(METADATA, "{}"))
         layers: dict[str, Layer] = {}
         for name, down in tensors.items():
-            if not name.endswith(_DOWN):
+            if not name.endswith(DOWN_SUFFIX):
                 continue
-            layer = name.removesuffix(_DOWN)
-            up = tensors.get(layer + _UP)
+            layer = name.removesuffix(DOWN_SUFFIX)
+            up = tensors.get(layer + UP_SUFFIX)
             weight = self._weights.get(f"{layer}.weight")
             if up is None or weight is None or not _fits(weight, up, down):
                 raise ValueError(f"the adapter of {layer[:80]} does not fit the base model")

@@ -20,7 +20,7 @@ from diffusion.samplers import make_sampler
 from diffusion.text_encoder import TextEncoder
 from diffusion.tokenizer import Tokenizer
 from diffusion.unet import UNet
-from inference_container.base_files import begin_verification
+from diffusion.verification import begin_verification
 
 # What is raised when files do not fit each other.
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)

@@ -18,8 +18,8 @@ import torch
 from contracts.artifact import ARTIFACT, Artifact
 from contracts.errors import HostingFailed, InvalidRequest, UnknownSubject
 from contracts.generation import GenerationDefaults
+from diffusion.verification import DamagedFile, verify
 from inference_container.adapters import Adapter, Wardrobe, Worn
-from inference_container.files import DamagedFile, verify
 from inference_container.networks import LOADING_ERRORS, BaseModel, Networks, is_out_of_memory, read_trained
 from inference_container.shelf import Shelf
 from inference_container.subjects import SubjectStore, needed_files
@@ -185,7 +185,8 @@ class SubjectModels:
             Worn(name, resident.model, scale) for name, resident, scale in chosen if isinstance(resident.model, Adapter)
         ]
         try:
-            self._vocabulary.speak([one.adapter.words for one in worn if one.adapter.words is not None])
+            spoken = [one.adapter.words for one in worn if one.scale != 0 and one.adapter.words is not None]
+            self._vocabulary.speak(spoken)
         except ValueError as error:
             raise InvalidRequest(f"mix: {error}.", "Draw them one at a time.") from error
         self._wardrobe.wear(worn)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, Artifact, FileEntry, PromotedVersion, VersionManifest
 from contracts.errors import HostingFailed, InvalidRequest, UnknownSubject
 from contracts.storage import promoted_key, version_manifest_key, version_prefix
-from inference_container.files import DamagedFile, path_within, verify
+from diffusion.verification import DamagedFile, path_within, verify
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

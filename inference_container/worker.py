@@ -12,7 +12,7 @@ import socket
 import sys
 
 from contracts.errors import DreamdropError
-from inference_container.base_files import begin_verification
+from diffusion.verification import begin_verification
 from inference_container.platform import Platform
 
 _log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ import argparse
 import logging
 import sys
 
+from diffusion.verification import begin_verification
 from training_container.failures import as_training_failure
 from training_container.launch import launch, processes_wanted
 from training_container.platform import Platform
-from training_container.verification import begin_verification
 
 logger = logging.getLogger("training")
 

@@ -6,10 +6,7 @@ import importlib.metadata
 import shutil
 from pathlib import Path, PurePosixPath
 
-import torch
-from diffusers.models.modeling_utils import ModelMixin
-from safetensors import safe_open
-from transformers.modeling_utils import PreTrainedModel
+from torch import nn
 
 from contracts.artifact import (
     ARTIFACT,
@@ -20,18 +17,18 @@ from contracts.artifact import (
     TrainingSummary,
 )
 from contracts.training import Concept, Hyperparameters
+from diffusion.files import write_network
+from diffusion.verification import sha256_of
 from training_container.dreambooth.inversion import save_words
-from training_container.dreambooth.lora import save_adapters
+from training_container.dreambooth.lora import LoraSettings, save_adapters
 from training_container.dreambooth.sampling import Drawn
 from training_container.dreambooth.trainable import Trainable
 from training_container.model_card import MODEL_CARD, PictureCount, render_model_card
 from training_container.platform import write_atomically
 from training_container.settings import TrainingSettings
-from training_container.verification import sha256_of
 
 SAMPLES = "samples"
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "bitsandbytes")
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+LIBRARIES = ("torch", "safetensors", "tokenizers", "bitsandbytes")
 
 
 def empty_directory(directory: Path) -> None:
@@ -57,11 +54,12 @@ def save_weights(
     """lora: adapters, and the words (tokens) that were learned. full: a complete diffusers directory, its changed
     parts in the base model's number format."""
     if settings.method == "lora":
-        save_adapters(directory, model.unet, model.text_encoder if settings.train_text_encoder else None)
+        adapted = model.text_encoder if settings.train_text_encoder else None
+        save_adapters(directory, model.unet, adapted, LoraSettings.of(settings))
         if words:
             save_words(directory, model.text_encoder, words)
         return
-    trained: dict[str, ModelMixin | PreTrainedModel] = {"unet": model.unet}
+    trained: dict[str, nn.Module] = {"unet": model.unet}
     if text_encoder_changed:
         trained["text_encoder"] = model.text_encoder
     for entry in manifest.files:
@@ -69,15 +67,7 @@ def save_weights(
             (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / entry.path, directory / entry.path)
     for name, module in trained.items():
-        torch.nn.Module.to(module, "cpu", stored_dtype(base / name))
-        module.save_pretrained(directory / name)
-
-
-def stored_dtype(part: Path) -> torch.dtype:
-    """The number format of a part's weights on disk."""
-    with safe_open(sorted(part.glob("*.safetensors"))[0], framework="pt") as file:
-        name = next(iter(file.keys()))
-        return _DTYPES.get(file.get_slice(name).get_dtype(), torch.float32)
+        write_network(module, directory / name, like=base / name)
 
 
 def save_samples(directory: Path, drawn: list[Drawn]) -> list[SampleCheck]:

@@ -6,16 +6,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError
-from transformers.models.clip.modeling_clip import CLIPTextModel
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from contracts.artifact import BaseModelManifest
 from contracts.errors import InvalidBaseModel
-from training_container.dreambooth.schedule import NoiseSchedule
+from diffusion.autoencoder import Autoencoder
+from diffusion.files import read_autoencoder, read_text_encoder, read_unet
+from diffusion.samplers import make_sampler
+from diffusion.text_encoder import TextEncoder
+from diffusion.tokenizer import Tokenizer
+from diffusion.unet import UNet
+from training_container.dreambooth.sampling import SAMPLER, SAMPLING_STEPS
 from training_container.failures import is_out_of_memory
 
 
@@ -24,10 +25,10 @@ class BaseModel:
     """All weights in fp32 on the CPU, frozen, in evaluation mode."""
 
     manifest: BaseModelManifest
-    tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
+    tokenizer: Tokenizer
+    text_encoder: TextEncoder
+    vae: Autoencoder
+    unet: UNet
     scheduler_config: dict[str, object]
 
 
@@ -48,23 +49,18 @@ def frame_multiple(directory: Path) -> int:
 
 def load_base_model(directory: Path, manifest: BaseModelManifest) -> BaseModel:
     """Raises InvalidBaseModel if a part does not load or is not a Stable Diffusion part."""
-    options = {"torch_dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     try:
-        vae = AutoencoderKL.from_pretrained(directory, subfolder="vae", **options)
-        unet = UNet2DConditionModel.from_pretrained(directory, subfolder="unet", **options)
-        text_encoder = CLIPTextModel.from_pretrained(
-            directory / "text_encoder", dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-        tokenizer = CLIPTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True)
+        vae = read_autoencoder(directory / "vae")
+        unet = read_unet(directory / "unet")
+        text_encoder = read_text_encoder(directory / "text_encoder")
+        tokenizer = Tokenizer.from_directory(directory / "tokenizer")
         scheduler_config = json.loads((directory / "scheduler" / "scheduler_config.json").read_text())
-        NoiseSchedule.from_scheduler_config(scheduler_config)
+        make_sampler(SAMPLER, scheduler_config, SAMPLING_STEPS)  # rather now than when the training is done
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         text = f"{type(error).__name__}: {error}"[:300]
         raise InvalidBaseModel(f"The base model {manifest.id} does not load ({text}).") from error
-    if unet.config.in_channels != vae.config.latent_channels or unet.config.cross_attention_dim is None:
+    if unet.config.in_channels != vae.config.latent_channels:
         raise InvalidBaseModel(f"The base model {manifest.id} is not an ordinary text-to-image model.")
-    for part in (vae, unet, text_encoder):
-        part.requires_grad_(False).eval()
     return BaseModel(manifest, tokenizer, text_encoder, vae, unet, scheduler_config)

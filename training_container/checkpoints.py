@@ -21,14 +21,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 
+from diffusion.verification import sha256_of
 from training_container.dreambooth.loop import Learner, RunState
-from training_container.verification import sha256_of
 
 logger = logging.getLogger("training")
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 AVERAGE = "average.safetensors"
 PARTIAL = ".checkpoint.partial"
+LAYOUT = 2  # raised when names change: a checkpoint of an earlier program is passed over
 _NAME = re.compile(r"checkpoint-(\d{8})")
 
 
@@ -141,4 +142,4 @@ def _unflatten(tensors: dict[str, torch.Tensor], numbers: dict[str, float | int]
 
 def fingerprint_of(*parts: object) -> str:
     """Identifies a run: a checkpoint of other photos, settings or weights must never be continued."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([LAYOUT, *parts], sort_keys=True).encode()).hexdigest()

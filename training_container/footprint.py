@@ -7,22 +7,23 @@ attention by what its memory-efficient kernel keeps: inputs, output and one numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from transformers.models.clip.configuration_clip import CLIPTextConfig
-from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from contracts.training import Hyperparameters, LoraTargets
+from contracts.training import Hyperparameters
+from diffusion.configuration import TextEncoderConfig, UNetConfig
+from diffusion.layers import recompute_activations
+from diffusion.text_encoder import TextEncoder
+from diffusion.unet import UNet
 from training_container.base_model import BaseModel
 from training_container.dreambooth.latents import latent_shape
-from training_container.dreambooth.lora import add_text_encoder_adapters, add_unet_adapters
+from training_container.dreambooth.lora import LoraSettings, add_text_encoder_adapters, add_unet_adapters
 from training_container.dreambooth.precision import Precision
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -30,9 +31,6 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 META = torch.device("meta")
 _IN_HALF: set[Callable[..., Any]] = {functional.linear, functional.conv2d, torch.matmul, torch.bmm}
 _IN_FULL: set[Callable[..., Any]] = {functional.group_norm, functional.layer_norm, functional.softmax, torch.softmax}
-
-
-Lora = tuple[int, LoraTargets]  # rank and targets
 
 
 @dataclass(frozen=True)
@@ -57,55 +55,55 @@ class FootprintOf:
         self._known: dict[tuple[object, ...], Footprint] = {}
 
     def __call__(self, wanted: Hyperparameters) -> Footprint:
-        lora = (wanted.lora_rank, wanted.lora_targets) if wanted.method == "lora" else None
+        lora = LoraSettings.of(wanted) if wanted.method == "lora" else None
         key = (lora, wanted.train_text_encoder, wanted.resolution)
         if key not in self._known:
             side = latent_shape(self._base.vae, wanted.resolution or 0)[-1]
-            tokens = int(self._base.tokenizer.model_max_length)
+            tokens = self._base.tokenizer.length
             found = trace_unet(self._base.unet.config, side, tokens, self._half, lora)
             if wanted.train_text_encoder:
-                found += trace_text_encoder(self._base.text_encoder.config.to_dict(), tokens, self._half, lora)
+                found += trace_text_encoder(self._base.text_encoder.config, tokens, self._half, lora)
             self._known[key] = found
         return self._known[key]
 
 
 def trace_unet(
-    config: Mapping[str, object], latent_side: int, tokens: int, half: torch.dtype | None, lora: Lora | None
+    config: UNetConfig, latent_side: int, tokens: int, half: torch.dtype | None, lora: LoraSettings | None
 ) -> Footprint:
     """half: the number format of mixed precision, None for fp32. lora: None where every weight is trained."""
 
-    def build(checkpointed: bool) -> UNet2DConditionModel:
-        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(config))
+    def build(checkpointed: bool) -> UNet:
+        unet = UNet(config)
         if lora:
             _freeze(unet, half)
-            add_unet_adapters(unet, rank=lora[0], alpha=lora[0], targets=lora[1])
+            add_unet_adapters(unet, lora)
         if checkpointed:
-            unet.enable_gradient_checkpointing()
+            recompute_activations(unet)
         return unet
 
-    def run(unet: UNet2DConditionModel, pictures: int) -> None:
-        settings: Any = unet.config
+    def run(unet: UNet, pictures: int) -> None:
+        settings = unet.config
         latents = torch.zeros(pictures, settings.in_channels, latent_side, latent_side)
         text = torch.zeros(pictures, tokens, settings.cross_attention_dim)
-        unet(latents, torch.zeros(pictures, dtype=torch.long), text, return_dict=False)
+        unet(latents, torch.zeros(pictures, dtype=torch.long), text)
 
     return _trace(build, run, half, lora)
 
 
 def trace_text_encoder(
-    config: Mapping[str, object], tokens: int, half: torch.dtype | None, lora: Lora | None
+    config: TextEncoderConfig, tokens: int, half: torch.dtype | None, lora: LoraSettings | None
 ) -> Footprint:
-    def build(checkpointed: bool) -> CLIPTextModel:
-        encoder = CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+    def build(checkpointed: bool) -> TextEncoder:
+        encoder = TextEncoder(config)
         if lora:
             _freeze(encoder, half)
-            add_text_encoder_adapters(encoder, rank=lora[0], alpha=lora[0])
+            add_text_encoder_adapters(encoder, lora)
         if checkpointed:
-            encoder.activation_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(encoder)
         return encoder
 
-    def run(encoder: CLIPTextModel, pictures: int) -> None:
-        encoder(input_ids=torch.zeros(pictures, tokens, dtype=torch.long))
+    def run(encoder: TextEncoder, pictures: int) -> None:
+        encoder(torch.zeros(pictures, tokens, dtype=torch.long))
 
     return _trace(build, run, half, lora)
 
@@ -117,7 +115,10 @@ def _freeze(module: torch.nn.Module, half: torch.dtype | None) -> None:
 
 
 def _trace(
-    build: Callable[[bool], Module], run: Callable[[Module, int], None], half: torch.dtype | None, lora: Lora | None
+    build: Callable[[bool], Module],
+    run: Callable[[Module, int], None],
+    half: torch.dtype | None,
+    lora: LoraSettings | None,
 ) -> Footprint:
     def kept(module: Module, pictures: int) -> int:
         ledger = _Ledger(module)

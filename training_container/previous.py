@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from contracts.artifact import ARTIFACT, Artifact, BaseModelManifest
 from contracts.errors import InvalidPreviousModel
 from contracts.training import describe
+from diffusion.files import load_weights
+from diffusion.verification import DamagedFile, verify
 from training_container.dreambooth.inversion import load_words
 from training_container.dreambooth.lora import load_adapters
 from training_container.dreambooth.trainable import Trainable
-from training_container.verification import sha256_of
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,10 @@ def read_previous(directory: Path, wanted: str | None, base: BaseModelManifest) 
         raise InvalidPreviousModel(f"{ARTIFACT} of the model to go on from: {describe(error)}.") from error
     if artifact.base_model_checksum != base.checksum:
         raise InvalidPreviousModel(f"The model to go on from was trained on {artifact.base_model}, not on {base.id}.")
-    for entry in artifact.files:
-        path = PurePosixPath(entry.path)
-        inside = not path.is_absolute() and ".." not in path.parts
-        if not (inside and (directory / path).is_file() and sha256_of(directory / path) == entry.sha256):
-            raise InvalidPreviousModel(f"{entry.path[:80]} of the model to go on from is missing or damaged.")
+    try:
+        verify(directory, artifact.files)
+    except (OSError, DamagedFile) as error:
+        raise InvalidPreviousModel(f"The model to go on from is damaged: {error}.") from error
     return PreviousModel(directory, artifact)
 
 
@@ -62,16 +60,9 @@ def go_on_from(previous: PreviousModel, model: Trainable) -> list[int]:
         if previous.artifact.method == "lora":
             load_adapters(previous.directory, model.unet, model.text_encoder if with_text else None)
             return load_words(previous.directory, model.text_encoder)
-        _load_whole(previous.directory / "unet", model.unet)
-        _load_whole(previous.directory / "text_encoder", model.text_encoder)
+        load_weights(model.unet, previous.directory / "unet")
+        load_weights(model.text_encoder, previous.directory / "text_encoder")
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         text = f"{type(error).__name__}: {error}"[:300]
         raise InvalidPreviousModel(f"The model to go on from does not fit ({text}).") from error
     return []
-
-
-def _load_whole(part: Path, module: nn.Module) -> None:
-    weights: dict[str, Tensor] = {}
-    for file in sorted(part.glob("*.safetensors")):
-        weights |= load_file(file)
-    module.load_state_dict(weights)

@@ -17,6 +17,7 @@ from contracts.errors import InvalidPreviousModel, TrainingStopped
 from contracts.progress import TrainingPhase
 from contracts.storage import PREVIOUS_MODEL
 from contracts.training import Hyperparameters, as_before, settle_hyperparameters
+from diffusion.verification import begin_verification
 from training_container.artifact import empty_directory, save_samples, save_weights, write_artifact
 from training_container.base_model import BaseModel, load_base_model
 from training_container.checkpoints import fingerprint_of, restore_newest, save_checkpoint
@@ -26,7 +27,7 @@ from training_container.dreambooth.batches import TrainingSet, encode_always, en
 from training_container.dreambooth.dataset import Picture
 from training_container.dreambooth.evaluation import MOST_PHOTOS, held_out_loss
 from training_container.dreambooth.inversion import ROWS, learnable_rows, own_word_ids
-from training_container.dreambooth.latents import encode_moments, scaling_factor_of
+from training_container.dreambooth.latents import encode_moments
 from training_container.dreambooth.loop import Learner, Reading, RunState, run_loop
 from training_container.dreambooth.optimizer import build_optimizer, build_scaler
 from training_container.dreambooth.precision import Precision, release, visible_gpu
@@ -43,7 +44,6 @@ from training_container.platform import Platform
 from training_container.previous import PreviousModel, go_on_from, read_previous
 from training_container.settings import TrainingSettings, read_settings, require_base_model, settle_steps
 from training_container.studio import Studio, draw_samples, furnish, refresh_prompts
-from training_container.verification import begin_verification
 
 logger = logging.getLogger("training")
 
@@ -217,7 +217,7 @@ def prepare_learner(
         optimizer=build_optimizer(weights.values(), wanted, precision),
         scaler=build_scaler(precision),
         settings=wanted,
-        scaling_factor=scaling_factor_of(base.vae),
+        scaling_factor=base.vae.config.scaling_factor,
         average=WeightAverage(weights, wanted.ema_decay) if wanted.use_ema else None,
         team=team,
     )

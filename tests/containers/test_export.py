@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from contracts.artifact import LEARNED_WORDS, LORA_WEIGHTS, WORD_IDS, WORD_ROWS, BaseModelManifest, VersionManifest
 from contracts.errors import DreamdropError, InternalError, InvalidBaseModel, InvalidRequest, UnknownBaseModel
 from contracts.storage import MANIFEST, base_model_prefix
+from diffusion.files import read_text_encoder, read_unet
+from diffusion.lora import LoraConv2d, LoraLinear, adapter_weights
 from dreamdrop import cli
 from dreamdrop.deployment import Deployment
 from dreamdrop.export import Format, export
@@ -30,7 +32,7 @@ from dreamdrop.formats.kohya import to_kohya, write_kohya
 from tests.containers.conftest import write_manifest
 from tests.containers.inference_parts import BUCKET, CREDENTIALS, describe_files, publish, version_manifest
 from tests.containers.single_file_parts import aligned, build_small, draw
-from training_container.dreambooth.lora import add_adapters, save_adapters
+from training_container.dreambooth.lora import LoraSettings, add_adapters, save_adapters
 
 VERSION = "0123456789ab-1"
 FULL_VERSION = "0123456789ab-2"
@@ -46,16 +48,29 @@ class Trained:
 
 def train(base: Path, adapter: Path, targets: Literal["attention", "all"]) -> Trained:
     """Adapters on UNet and text encoder, saved as the trainer saves them; no rank equals its alpha."""
-    pipeline = aligned(StableDiffusionPipeline.from_pretrained(base))
-    add_adapters(pipeline.unet, pipeline.text_encoder, rank=RANK, alpha=ALPHA, targets=targets, seed=0)
+    settings = LoraSettings(RANK, ALPHA, targets)
+    unet, text_encoder = read_unet(base / "unet"), read_text_encoder(base / "text_encoder")
+    add_adapters(unet, text_encoder, settings, seed=0)
     generator = torch.Generator().manual_seed(1)
-    for network in (pipeline.unet, pipeline.text_encoder):
-        for name, weight in network.named_parameters():
+    for network in (unet, text_encoder):
+        for name, weight in adapter_weights(network).items():
             if "lora_B" in name:
                 weight.data = 0.05 * torch.randn(weight.shape, generator=generator)
     adapter.mkdir()
-    save_adapters(adapter, pipeline.unet, pipeline.text_encoder)
+    save_adapters(adapter, unet, text_encoder, settings)
+    pipeline = aligned(StableDiffusionPipeline.from_pretrained(base))
+    for ours, theirs in ((unet, pipeline.unet), (text_encoder, pipeline.text_encoder)):
+        call_beside(ours, theirs)
     return Trained(base, adapter, draw(pipeline))
+
+
+def call_beside(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    """Their layers give what our adapted layers give: the adapters are called, not merged."""
+    for path, layer in ours.named_modules():
+        if isinstance(layer, LoraLinear | LoraConv2d):
+            theirs.get_submodule(path).register_forward_hook(
+                lambda _module, inputs, _output, layer=layer: layer(*inputs)
+            )
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from contracts.errors import TrainingDiverged
 from contracts.training import Hyperparameters, LrScheduler
+from diffusion.autoencoder import sample_posterior
 from training_container.dreambooth.average import WeightAverage
 from training_container.dreambooth.draws import StepDraws, generator_for, sample_indices
 from training_container.dreambooth.evaluation import held_out_loss
-from training_container.dreambooth.latents import sample_posterior
 from training_container.dreambooth.loop import RunState, read_losses
 from training_container.dreambooth.loss import combine, loss_step
 from training_container.dreambooth.optimizer import apply_update, build_optimizer, build_scaler

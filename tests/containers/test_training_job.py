@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
+import math
 import re
 import shutil
 import sys
@@ -30,6 +32,7 @@ from contracts.errors import (
 )
 from contracts.progress import TrainingPhase, TrainingProgress
 from contracts.training import Hyperparameters, JobHyperparameters, TrainingDefaults
+from diffusion.verification import verify_base_model
 from tests.containers.conftest import draw_toy, write_manifest
 from tests.containers.training_parts import artifact_of, build_job, change_info, run_job, weight_digests
 from training_container import train as train_module
@@ -43,7 +46,6 @@ from training_container.failures import as_training_failure
 from training_container.platform import Platform
 from training_container.settings import read_settings
 from training_container.train import train
-from training_container.verification import verify_base_model
 
 LORA = "pytorch_lora_weights.safetensors"
 
@@ -172,7 +174,7 @@ def test_every_adapter_that_is_trained_is_saved_loaded_and_used(
     pipe.load_lora_weights(job.model)
     networks = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
     loaded = {
-        f"{network}.{name.replace('.default_0.', '.default.')}": weight
+        f"{network}.{name.replace('.default_0.', '.')}": weight
         for network, module in networks.items()
         for name, weight in module.named_parameters()
         if ".lora_" in name
@@ -334,7 +336,10 @@ def test_progress_is_written_at_most_once_a_second_within_a_phase(tmp_path: Path
 def test_a_loss_that_stays_infinite_stops_the_job(
     tmp_path: Path, tiny_base_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module, "scaling_factor_of", lambda vae: float("inf"))
+    real = train_module.prepare_learner
+    monkeypatch.setattr(
+        train_module, "prepare_learner", lambda *a: dataclasses.replace(real(*a), scaling_factor=math.inf)
+    )
     with pytest.raises(TrainingDiverged, match="steps 1 and 2"):
         run_job(tmp_path / "job", tiny_base_model, small_dataset)
 
@@ -592,7 +597,7 @@ def test_what_does_not_fit_the_earlier_model_is_refused(
     damaged = going_on("damaged")
     shutil.copytree(lora_job.model, damaged.channel("previous"))
     (damaged.channel("previous") / LORA).write_bytes(b"damaged")
-    with pytest.raises(InvalidPreviousModel, match="missing or damaged"):
+    with pytest.raises(InvalidPreviousModel, match="is damaged"):
         train(damaged)
 
 
@@ -640,3 +645,11 @@ def test_words_to_learn_need_a_class_prompt(tmp_path: Path, tiny_base_model: Pat
     change_info(job, class_prompt=None)
     with pytest.raises(InvalidDatasetInfo, match="class_prompt of every subject"):
         train(job)
+
+
+def test_a_warmup_that_outlasts_the_training_trains_nothing_and_is_refused(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+) -> None:
+    options = {"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 7}
+    with pytest.raises(InvalidRequest, match=r"lr_warmup_steps: 7 .* 6 steps .*max_steps"):
+        run_job(tmp_path / "job", tiny_base_model, small_dataset, **options)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from contracts.training import HIGHEST_MEMORY_TIER, Hyperparameters, TrainingDefaults
+from diffusion.configuration import TextEncoderConfig, UNetConfig
+from diffusion.files import read_unet
+from diffusion.unet import UNet
+from training_container.dreambooth.lora import LoraSettings
 from training_container.dreambooth.precision import Gpu, choose_mixed
 from training_container.footprint import Footprint, trace_text_encoder, trace_unet
 from training_container.memory import RESERVED, USABLE, estimate_peak, ladder, plan_memory, usable_bytes
@@ -18,19 +21,23 @@ GIB = 2**30
 T4 = Gpu(15_843_721_216, (7, 5))  # what CUDA reports of 16 GB
 A10G = Gpu(23_609_475_072, (8, 6))
 NONE = TrainingDefaults()
-SD21: dict[str, Any] = {
-    "sample_size": 64,
-    "cross_attention_dim": 1024,
-    "attention_head_dim": [5, 10, 20, 20],
-    "use_linear_projection": True,
-}
-SD21_TEXT = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-    "vocab_size": 49408,
-}
+SD21 = UNetConfig.from_json(
+    {
+        "sample_size": 64,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    }
+)
+SD21_TEXT = TextEncoderConfig.from_json(
+    {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+        "vocab_size": 49408,
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,7 @@ def full() -> Footprint:
 
 @pytest.fixture(scope="module")
 def lora() -> Footprint:
-    return trace_unet(SD21, 64, 77, torch.float16, (16, "attention"))
+    return trace_unet(SD21, 64, 77, torch.float16, LoraSettings(16, 16, "attention"))
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +148,7 @@ def test_precision_follows_the_gpu() -> None:
 
 def test_the_trace_counts_what_a_real_step_keeps(tiny_base_model: Path) -> None:
     """In fp32, where autocast has no part, the meta device and the CPU keep the same."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    unet = UNet2DConditionModel.from_pretrained(tiny_base_model / "unet", local_files_only=True)
+    unet = read_unet(tiny_base_model / "unet").requires_grad_(True)
     side, tokens = 8, 77
 
     def kept(pictures: int) -> int:
@@ -170,9 +175,9 @@ def test_the_trace_counts_what_a_real_step_keeps(tiny_base_model: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="measures a GPU")
 def test_the_estimate_holds_on_a_gpu(full: Footprint) -> None:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    unet = UNet2DConditionModel.from_config(SD21).cuda()
+    unet = UNet(SD21).cuda()
+    for weight in unet.parameters():
+        torch.nn.init.normal_(weight, std=0.02)
     optimizer = torch.optim.AdamW(unet.parameters(), fused=True)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
@@ -181,7 +186,7 @@ def test_the_estimate_holds_on_a_gpu(full: Footprint) -> None:
                 torch.randn(1, 4, 64, 64, device="cuda"),
                 torch.zeros(1, dtype=torch.long, device="cuda"),
                 torch.randn(1, 77, 1024, device="cuda"),
-            ).sample
+            )
         output.float().square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()

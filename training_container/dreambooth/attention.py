@@ -7,45 +7,44 @@ built for another CUDA only warns when it is imported; so its gradients are comp
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from functools import partial
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from contracts.errors import InvalidRequest
 from contracts.training import Attention
+from diffusion.attention import Kernel, scaled_dot_product, use_kernel
+from diffusion.unet import UNet
 from training_container.dreambooth.precision import Precision
-
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TRIAL_SHAPE = (2, 4, 64, 40)  # pictures, heads, positions, width of a head
 TOLERANCE = 2e-2  # of half precision, relative to the largest value
 CURE = "Leave attention at auto, or use an image in which xformers fits torch and the GPU."
 
 
-def use_attention(unet: UNet2DConditionModel, attention: Attention, precision: Precision) -> None:
-    """auto and sdpa: torch's scaled_dot_product_attention, which diffusers uses by itself. Raises InvalidRequest."""
+def use_attention(unet: UNet, attention: Attention, precision: Precision) -> None:
+    """auto and sdpa: torch's scaled_dot_product_attention, which the UNet uses by itself. Raises InvalidRequest."""
     if attention == "xformers":
-        _try_xformers(precision)
-        unet.enable_xformers_memory_efficient_attention()
+        use_kernel(unet, _try_xformers(precision))
 
 
-def _try_xformers(precision: Precision) -> None:
+def _try_xformers(precision: Precision) -> Kernel:
+    """Its kernel, once it has shown that it computes what torch's does."""
     try:
-        kernel = importlib.import_module("xformers.ops").memory_efficient_attention
+        kernel = partial(_heads_last, importlib.import_module("xformers.ops").memory_efficient_attention)
     except ImportError as error:
         raise InvalidRequest(f"attention: xformers cannot be imported ({error}).", CURE) from error
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(TRIAL_SHAPE, generator=generator).to(precision.device) for _ in range(3)]
-    expected = _gradients(inputs, precision, scaled_dot_product_attention)
+    expected = _gradients(inputs, precision, scaled_dot_product)
     try:
-        found = _gradients(inputs, precision, lambda q, k, v: _heads_last(kernel, q, k, v))
+        found = _gradients(inputs, precision, kernel)
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise InvalidRequest(f"attention: xformers does not work here ({str(error)[:200]}).", CURE) from error
     if len(found) != len(expected) or not all(map(_alike, expected, found)):
         raise InvalidRequest("attention: xformers computes other gradients than torch does.", CURE)
+    return kernel
 
 
 def _alike(expected: Tensor, found: Tensor) -> bool:

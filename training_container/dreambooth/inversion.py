@@ -10,38 +10,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers.models.clip.modeling_clip import CLIPTextModel
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from contracts.artifact import LEARNED_WORDS, WORD_IDS, WORD_ROWS
 from contracts.words import own_words
+from diffusion.text_encoder import TextEncoder
+from diffusion.tokenizer import Tokenizer
 
 ROWS = "learned_rows"
 
 
-def own_word_ids(tokenizer: CLIPTokenizer, prompts: Iterable[tuple[str, str]]) -> list[int]:
+def own_word_ids(tokenizer: Tokenizer, prompts: Iterable[tuple[str, str]]) -> list[int]:
     """prompts: (instance prompt, class prompt) of each subject. The tokens of the words that only the first has."""
     ids: dict[int, None] = {}
     for instance, of_class in prompts:
         own = " ".join(own_words(instance, of_class))
-        ids |= dict.fromkeys(tokenizer(own, add_special_tokens=False).input_ids)
+        ids |= dict.fromkeys(tokenizer.ids_of(own))
     return list(ids)
 
 
 @contextmanager
-def learnable_rows(
-    text_encoder: CLIPTextModel, ids: list[int], others: Iterable[Tensor]
-) -> Iterator[torch.nn.Parameter]:
+def learnable_rows(text_encoder: TextEncoder, ids: list[int], others: Iterable[Tensor]) -> Iterator[torch.nn.Parameter]:
     """(len(ids), width) in fp32, part of the text encoder meanwhile; `others` need no gradient meanwhile.
 
     At the end the rows stand in the embedding table.
     """
-    table: Any = text_encoder.get_input_embeddings()
+    table = text_encoder.vocabulary
     rows = torch.nn.Parameter(table.weight.detach()[ids].float().clone())
     paused = [tensor for tensor in others if tensor.requires_grad]
     for tensor in paused:
@@ -65,18 +62,18 @@ def learnable_rows(
 
 
 @torch.no_grad()
-def set_rows(text_encoder: CLIPTextModel, ids: list[int], rows: Tensor) -> None:
-    weight: Any = text_encoder.get_input_embeddings().weight
+def set_rows(text_encoder: TextEncoder, ids: list[int], rows: Tensor) -> None:
+    weight = text_encoder.vocabulary.weight
     weight[ids] = rows.to(weight.device, weight.dtype)
 
 
-def save_words(directory: Path, text_encoder: CLIPTextModel, ids: list[int]) -> None:
-    weight: Any = text_encoder.get_input_embeddings().weight
+def save_words(directory: Path, text_encoder: TextEncoder, ids: list[int]) -> None:
+    weight = text_encoder.vocabulary.weight
     rows = weight.detach()[ids].to("cpu", torch.float32)
     save_file({WORD_IDS: torch.tensor(ids), WORD_ROWS: rows.contiguous()}, directory / LEARNED_WORDS)
 
 
-def load_words(directory: Path, text_encoder: CLIPTextModel) -> list[int]:
+def load_words(directory: Path, text_encoder: TextEncoder) -> list[int]:
     """Puts the words of an earlier training into the table. Returns their tokens; none where none were learned."""
     if not (directory / LEARNED_WORDS).is_file():
         return []

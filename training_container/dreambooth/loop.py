@@ -17,7 +17,7 @@ from contracts.training import Hyperparameters
 from training_container.dreambooth.average import WeightAverage
 from training_container.dreambooth.batches import Batch, TrainingSet, batch_at
 from training_container.dreambooth.loss import loss_step
-from training_container.dreambooth.optimizer import apply_update
+from training_container.dreambooth.optimizer import Optimizer, apply_update
 from training_container.dreambooth.schedule import NoiseSchedule, learning_rate_at
 from training_container.dreambooth.team import ALONE, Team, without_sync
 from training_container.dreambooth.text import PromptTable
@@ -54,7 +54,7 @@ class Learner:
     prompts: PromptTable
     data: TrainingSet
     schedule: NoiseSchedule
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     scaler: torch.amp.GradScaler
     settings: Hyperparameters
     scaling_factor: float

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from diffusion.autoencoder import sample_posterior
 from training_container.dreambooth.draws import StepDraws
-from training_container.dreambooth.latents import sample_posterior
 from training_container.dreambooth.schedule import NoiseSchedule
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # noisy latents, timesteps, text embeddings -> prediction

@@ -1,21 +1,18 @@
-"""The noise schedule, always in fp32, and the learning-rate schedule as a pure function of the step.
-
-Rounding the schedule to half precision before 1 - a loses the noise of the first timesteps altogether in bf16.
-"""
+"""The noise schedule of the training, and the learning-rate schedule as a pure function of the step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from diffusers.optimization import get_scheduler
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
 from contracts.training import LrScheduler
+from diffusion.noise import EPSILON, TrainedNoise
 
-SUPPORTED_PREDICTIONS = ("epsilon", "v_prediction")
+POLYNOMIAL_END = 1e-7
 
 
 @dataclass(frozen=True)
@@ -28,13 +25,10 @@ class NoiseSchedule:
 
     @classmethod
     def from_scheduler_config(cls, config: Mapping[str, object]) -> NoiseSchedule:
-        """Raises ValueError for a prediction type other than epsilon and v_prediction."""
-        scheduler = DDPMScheduler.from_config(dict(config))
-        prediction_type = str(scheduler.config.prediction_type)
-        if prediction_type not in SUPPORTED_PREDICTIONS:
-            raise ValueError(f"prediction type {prediction_type!r} is not one of {SUPPORTED_PREDICTIONS}")
-        remaining = scheduler.alphas_cumprod.double()
-        return cls(remaining.sqrt().float(), (1 - remaining).sqrt().float(), prediction_type)
+        """Raises UnsupportedModel."""
+        trained = TrainedNoise.from_config(config)
+        remaining = trained.remaining.double()
+        return cls(remaining.sqrt().float(), (1 - remaining).sqrt().float(), trained.prediction_type)
 
     @property
     def num_timesteps(self) -> int:
@@ -49,14 +43,14 @@ class NoiseSchedule:
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the UNet should predict, (B, C, H, W) in fp32: the noise, or the velocity signal noise - sigma x_0."""
-        if self.prediction_type == "epsilon":
+        if self.prediction_type == EPSILON:
             return noise.float()
         return self._at(self.signal, timesteps) * noise.float() - self._at(self.sigma, timesteps) * latents.float()
 
     def min_snr_weights(self, timesteps: Tensor, gamma: float) -> Tensor:
         """(B,): what each squared error counts. Hang et al. 2023, arXiv 2303.09556, for either kind of prediction."""
         snr = (self.signal[timesteps] / self.sigma[timesteps]).square()
-        if self.prediction_type == "epsilon":
+        if self.prediction_type == EPSILON:
             return (gamma / snr).clamp(max=1)
         return snr.clamp(max=gamma) / (snr + 1)
 
@@ -67,7 +61,22 @@ class NoiseSchedule:
 
 def learning_rate_at(name: LrScheduler, learning_rate: float, warmup: int, total: int) -> Callable[[int], float]:
     """step (from 0) -> learning rate. Without state, so there is nothing to save or to restore."""
-    stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
-    scheduler = get_scheduler(name, stand_in, num_warmup_steps=warmup, num_training_steps=total)
-    factor = scheduler.lr_lambdas[0]
-    return lambda step: learning_rate * float(factor(step))
+    falls = _FALLING[name]
+
+    def rate(step: int) -> float:
+        if name != "constant" and step < warmup:
+            return learning_rate * step / warmup
+        return falls(learning_rate, min(1.0, (step - warmup) / max(1, total - warmup)))
+
+    return rate
+
+
+# The rate after the warm-up; progress goes from 0 to 1.
+_FALLING: dict[LrScheduler, Callable[[float, float], float]] = {
+    "constant": lambda rate, progress: rate,
+    "constant_with_warmup": lambda rate, progress: rate,
+    "linear": lambda rate, progress: rate * (1 - progress),
+    "cosine": lambda rate, progress: rate * (1 + math.cos(math.pi * progress)) / 2,
+    "cosine_with_restarts": lambda rate, progress: rate * (1 + math.cos(math.pi * progress)) / 2,  # one cycle of them
+    "polynomial": lambda rate, progress: POLYNOMIAL_END + (rate - POLYNOMIAL_END) * (1 - progress),
+}

@@ -6,27 +6,28 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.models.clip.modeling_clip import CLIPTextModel
-from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
+from diffusion.text_encoder import TextEncoder
+from diffusion.tokenizer import Tokenizer
 from training_container.dreambooth.precision import Precision
 
 
 class PromptTable:
-    """Every prompt of a run has a row. `embeddings(rows)` is (len(rows), tokens, width)."""
+    """Every prompt of a run has a row. `embeddings(rows)` is the text encoder's last hidden state of those, (len(rows),
+    tokens, width), without an attention mask: as Stable Diffusion was trained.
+    """
 
     def __init__(
         self,
         prompts: Sequence[str],
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel,
+        tokenizer: Tokenizer,
+        text_encoder: TextEncoder,
         precision: Precision,
         *,
         trained: bool,
     ) -> None:
         self._rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-        ids = tokenizer(list(self._rows), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        self._ids: Tensor = ids.to(precision.device)
+        self._ids = torch.tensor([tokenizer(prompt) for prompt in self._rows], device=precision.device)
         self._text_encoder = text_encoder
         self._precision = precision
         self._cached = None if trained else self._encode_all()
@@ -39,7 +40,8 @@ class PromptTable:
         if self._cached is not None:
             return self._cached[index]
         with self._precision.autocast():
-            return encode(self._text_encoder, self._ids[index])
+            embedded: Tensor = self._text_encoder(self._ids[index])
+            return embedded
 
     def thaw(self) -> None:
         """From now on every prompt is encoded anew, with gradients."""
@@ -52,10 +54,5 @@ class PromptTable:
     @torch.no_grad()
     def _encode_all(self) -> Tensor:
         with self._precision.autocast():
-            return encode(self._text_encoder, self._ids)
-
-
-def encode(text_encoder: CLIPTextModel, ids: Tensor) -> Tensor:
-    """Last hidden state, (B, tokens, width), without an attention mask: as Stable Diffusion was trained."""
-    hidden: Tensor = text_encoder(input_ids=ids).last_hidden_state
-    return hidden
+            embedded: Tensor = self._text_encoder(self._ids)
+            return embedded

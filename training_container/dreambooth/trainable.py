@@ -5,27 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
-from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from contracts.training import Hyperparameters
+from diffusion.layers import recompute_activations
+from diffusion.text_encoder import TextEncoder
+from diffusion.unet import UNet
 from training_container.dreambooth.attention import use_attention
-from training_container.dreambooth.lora import add_adapters
+from training_container.dreambooth.lora import LoraSettings, add_adapters
 from training_container.dreambooth.precision import Precision
 
 
 @dataclass
 class Trainable:
-    unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
+    unet: UNet
+    text_encoder: TextEncoder
     precision: Precision
     parameters: dict[str, torch.nn.Parameter]  # by unique name, always fp32
 
     def predict(self, noisy: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
         """(B, C, h, w) -> the UNet's prediction of the same shape, in fp32."""
         with self.precision.autocast():
-            prediction: Tensor = self.unet(noisy, timesteps, embeddings, return_dict=False)[0]
+            prediction: Tensor = self.unet(noisy, timesteps, embeddings)
         return prediction.float()
 
     def train_mode(self, training: bool) -> None:
@@ -33,26 +34,18 @@ class Trainable:
         self.text_encoder.train(training)
 
 
-def make_trainable(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, settings: Hyperparameters, precision: Precision
-) -> Trainable:
+def make_trainable(unet: UNet, text_encoder: TextEncoder, settings: Hyperparameters, precision: Precision) -> Trainable:
     """Expects frozen modules on the CPU; leaves them on the device with exactly the asked weights trainable."""
     if settings.method == "lora":
-        add_adapters(
-            unet,
-            text_encoder if settings.train_text_encoder else None,
-            rank=settings.lora_rank,
-            alpha=settings.lora_alpha or settings.lora_rank,
-            targets=settings.lora_targets,
-            seed=settings.seed,
-        )
+        adapted = text_encoder if settings.train_text_encoder else None
+        add_adapters(unet, adapted, LoraSettings.of(settings), seed=settings.seed)
     else:
         unet.requires_grad_(True)
         text_encoder.requires_grad_(settings.train_text_encoder)
     if settings.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        recompute_activations(unet)
         if settings.train_text_encoder:
-            text_encoder.activation_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(text_encoder)
     parameters: dict[str, torch.nn.Parameter] = {}
     for prefix, module in (("unet", unet), ("text_encoder", text_encoder)):
         precision.place(module)
