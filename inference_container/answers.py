@@ -11,7 +11,7 @@ from functools import partial
 from contracts.generation import InferenceAnswer, InferenceTimings, PictureFormat
 from inference_container.generator import Drawing
 from inference_container.payload import Invocation
-from inference_container.pictures import Pixels, to_file
+from inference_container.pictures import Pixels, to_file, to_json
 
 _ENCODERS = ThreadPoolExecutor(4)  # encoding takes tens of milliseconds a picture, while a GPU waits
 
@@ -20,12 +20,15 @@ def render(invocation: Invocation, drawing: Drawing) -> bytes:
     """A JSON document for one invocation and what was drawn for it."""
     prompt = invocation.payload.prompt
     if invocation.form == "rgb":
-        arrays = [picture.tolist() for picture in drawing.pictures]
-        return _compact(_under_key(invocation, arrays) | {"prompt": prompt})
+        arrays = [to_json(picture) for picture in drawing.pictures]
+        named = b'"generated_image":' + arrays[0]
+        if not invocation.plain_text:
+            named = b'"generated_images":[' + b",".join(arrays) + b"]"
+        return b"{" + named + b',"prompt":' + json.dumps(prompt).encode() + b"}"
     encode = partial(_encoded, form=invocation.form)
     encoded = list(_ENCODERS.map(encode, drawing.pictures, drawing.origins))
     if invocation.plain_text:
-        return _compact(_under_key(invocation, encoded) | {"prompt": prompt})
+        return json.dumps({"generated_image": encoded[0], "prompt": prompt}, separators=(",", ":")).encode()
     answer = InferenceAnswer(
         generated_images=encoded,
         prompt=prompt,
@@ -38,11 +41,3 @@ def render(invocation: Invocation, drawing: Drawing) -> bytes:
 
 def _encoded(picture: Pixels, origin: Mapping[str, object], form: PictureFormat) -> str:
     return base64.b64encode(to_file(picture, form, origin)).decode()
-
-
-def _under_key(invocation: Invocation, pictures: list[object] | list[str]) -> dict[str, object]:
-    return {"generated_image": pictures[0]} if invocation.plain_text else {"generated_images": pictures}
-
-
-def _compact(document: dict[str, object]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from contracts.errors import DreamdropError, GenerationFailed
+from contracts.errors import DreamdropError, EndpointBusy, GenerationFailed
 from contracts.generation import CONCURRENT_INVOCATIONS, INVOCATION_TIMEOUT_SECONDS, MAX_IMAGES_PER_REQUEST
 from inference_container.batching import next_batch
 from inference_container.payload import Invocation
@@ -71,6 +71,9 @@ class Dispatcher:
     def _draw_wanted(self, batch: Sequence[_Waiting]) -> None:
         try:
             answers = self._worker.ask([one.invocation for one in batch])
+        except EndpointBusy as error:
+            for one in batch:
+                one.answer.set_exception(error)
         except GenerationFailed as error:
             if len(batch) == 1 or isinstance(error, DrawingTimedOut):
                 for one in batch:

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from contracts.errors import DreamdropError, GenerationFailed, InternalError, InvalidRequest
+from contracts.errors import DreamdropError, EndpointBusy, InternalError, InvalidRequest
 from inference_container.dispatch import Dispatcher
 from inference_container.payload import parse_invocation
 from inference_container.platform import DRAIN_SECONDS, Platform
@@ -45,10 +45,6 @@ class _NoSuchRoute(InvalidRequest):
 class _WrongMethod(InvalidRequest):
     status = HTTPStatus.METHOD_NOT_ALLOWED
     default_cure = "Use GET /ping or POST /invocations."
-
-
-class _Stopping(GenerationFailed):
-    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class InferenceServer(ThreadingHTTPServer):
@@ -122,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
     def _invoke(self) -> None:
         try:
             if self.server.stopping:
-                raise _Stopping("The server is stopping.")
+                raise EndpointBusy("The server is stopping.")
             body = self._read_body()
             invocation = parse_invocation(self.headers.get("Content-Type"), self.headers.get("Accept"), body)
             answer = self.server.dispatcher.draw(invocation)

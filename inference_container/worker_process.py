@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from contracts.errors import GenerationFailed
+from contracts.errors import EndpointBusy, GenerationFailed
 from contracts.generation import DRAWING_TIMEOUT_SECONDS
 from inference_container import frames
 from inference_container.payload import Invocation
@@ -55,6 +55,7 @@ class WorkerProcess:
         self._current: _Worker | None = None
         self._ready = False
         self._ended = False
+        self._stopped = False  # from outside, rather than for want of a worker that starts
 
     def start(self) -> None:
         threading.Thread(target=self._keep_one_running, daemon=True).start()
@@ -70,11 +71,19 @@ class WorkerProcess:
             return self._changed.wait_for(lambda: self.ready or self._ended, self._timeout_seconds) and self.ready
 
     def ask(self, batch: Sequence[Invocation]) -> list[WorkerAnswer]:
-        """Waits for the worker, then for its answers. Raises GenerationFailed when the worker dies or is too slow."""
+        """Waits for the worker, then for its answers.
+
+        Raises GenerationFailed when the worker dies or is too slow, EndpointBusy when it was stopped.
+        """
         try:
-            return self._ask_once(batch)
-        except _DiedAtOnce:  # it was dying already, and this batch is not to blame
-            return self._ask_once(batch)
+            try:
+                return self._ask_once(batch)
+            except _DiedAtOnce:  # it was dying already, and this batch is not to blame
+                return self._ask_once(batch)
+        except GenerationFailed as error:
+            if self._stopped:
+                raise EndpointBusy("The server was stopped before the request was drawn.") from error
+            raise
 
     def _ask_once(self, batch: Sequence[Invocation]) -> list[WorkerAnswer]:
         worker = self._living()
@@ -104,7 +113,7 @@ class WorkerProcess:
     def stop(self) -> None:
         """Ends the worker, whatever it is doing."""
         with self._changed:
-            self._ended, self._ready = True, False
+            self._stopped, self._ended, self._ready = True, True, False
             worker = self._current
             self._changed.notify_all()
         if worker is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import GenerationFailed
+from contracts.errors import DreamdropError, EndpointBusy, GenerationFailed
 from contracts.generation import InferencePayload
 from inference_container import dispatch
 from inference_container.batching import kind_of, next_batch
@@ -80,6 +80,8 @@ class Worker:
             raise GenerationFailed("The generating process died while it was drawing.")
         if "slow" in prompts:
             raise DrawingTimedOut("Drawing took longer than 900 s.")
+        if "stopped" in prompts:
+            raise EndpointBusy("The server was stopped before the request was drawn.")
         if "bug" in prompts:
             raise KeyError("bug")
         return [WorkerAnswer(200, prompt.encode()) for prompt in prompts]
@@ -94,7 +96,7 @@ def ask_all(worker: Worker, *prompts: str) -> list[Any]:
         try:
             asked = Invocation(payload=payload(prompt=prompt), plain_text=False, form="png")
             return dispatcher.draw(asked).body.decode()
-        except GenerationFailed as error:
+        except DreamdropError as error:
             return error
 
     with ThreadPoolExecutor(len(prompts)) as pool:
@@ -156,3 +158,11 @@ def test_a_shelf_keeps_what_was_used_last_within_its_budget() -> None:
     shelf.put("x", 1, 1)
     shelf.clear()
     assert (list(shelf), gone[-1]) == ([], "x")
+
+
+def test_requests_of_a_server_that_stops_may_be_sent_again_and_are_not_tried_again_here() -> None:
+    worker = Worker()
+    first, last = ask_all(worker, "a", "stopped")
+    assert isinstance(first, EndpointBusy)
+    assert isinstance(last, EndpointBusy)
+    assert worker.batches == [["a", "stopped"]]

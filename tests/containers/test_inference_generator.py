@@ -8,7 +8,8 @@ import io
 import json
 import shutil
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -39,7 +40,7 @@ from inference_container.answers import render
 from inference_container.generator import Drawing, Generator, Settings
 from inference_container.networks import load_base_model
 from inference_container.payload import Invocation
-from inference_container.pictures import read_source
+from inference_container.pictures import read_source, to_json
 from inference_container.prompts import split_weights, tokenise
 from inference_container.subject_models import MemoryLimits, SubjectModels
 from inference_container.subjects import SubjectStore
@@ -240,6 +241,7 @@ def test_learned_words_are_spoken_for_their_subject_alone(
         DOG, num_inference_steps=3, generator=torch.Generator("cpu").manual_seed(7), output_type="np"
     ).images[0]
     assert np.abs(picture(generator, subject="zoe", scheduler="ddim") / 255 - theirs).max() <= 2 / 255
+    assert np.array_equal(picture(generator, subject="zoe", lora_scale=0), expected[None])
 
 
 def test_words_that_do_not_fit_the_text_encoder_are_refused(
@@ -810,3 +812,21 @@ def test_rgb_answers_are_nested_integers_under_jumpstarts_keys() -> None:
     assert json.loads(render(invocation, drawing)) == {"generated_images": [pixels.tolist()] * 2, "prompt": prompts}
     text = Invocation(payload=InferencePayload(prompt="a"), plain_text=True, form="rgb")
     assert json.loads(render(text, drawing)) == {"generated_image": pixels.tolist(), "prompt": "a"}
+
+
+def test_pictures_become_json_several_times_faster_than_json_writes_them() -> None:
+    for shape in ((1, 1, 3), (3, 2, 3), (1, 7, 3), (256, 5, 3)):
+        pixels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+        assert to_json(pixels) == json.dumps(pixels.tolist(), separators=(",", ":")).encode()
+    large = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    assert 3 * best_of_three(lambda: to_json(large)) < best_of_three(lambda: json.dumps(large.tolist()))
+
+
+def best_of_three(work: Callable[[], object]) -> float:
+    """Seconds of this process."""
+    taken = []
+    for _ in range(3):
+        started = time.process_time()
+        work()
+        taken.append(time.process_time() - started)
+    return min(taken)

@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 
 from contracts.artifact import LORA_WEIGHTS
-from contracts.errors import ErrorReport, GenerationFailed
+from contracts.errors import EndpointBusy, ErrorReport, GenerationFailed
 from contracts.generation import InferenceAnswer, InferencePayload
 from inference_container.payload import Invocation
 from inference_container.worker_process import WorkerProcess
@@ -361,6 +361,27 @@ def test_a_picture_that_takes_too_long_is_given_up_and_the_worker_replaced(
             worker.ask([invocation])
         assert not worker.ready
         wait_until(lambda: worker.ready, 30)
+    finally:
+        worker.stop()
+
+
+def test_a_request_that_is_cut_off_by_the_servers_end_may_be_sent_again(
+    tiny_base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").symlink_to(tiny_base_model)
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
+    worker = WorkerProcess(on_hopeless=lambda: None)
+    worker.start()
+    try:
+        wait_until(lambda: worker.ready, 30)
+        invocation = Invocation(payload=InferencePayload(**LONG), plain_text=False, form="png")
+        with ThreadPoolExecutor(1) as pool:
+            cut_off = pool.submit(worker.ask, [invocation])
+            time.sleep(0.5)
+            assert not cut_off.done()
+            worker.stop()
+            with pytest.raises(EndpointBusy, match="stopped"):
+                cut_off.result(10)
     finally:
         worker.stop()
 
