@@ -20,7 +20,7 @@ from PIL import Image
 from contracts.errors import DreamdropError, InvalidRequest, UnknownGeneration, UnknownSubject
 from contracts.generation import GenerationRequest, MixedSubject
 from contracts.storage import image_key, source_prefix
-from tests.e2e.conftest import PROJECT, Cloud, dataset_info, photo, until
+from tests.e2e.conftest import PATIENCE_SECONDS, PROJECT, Cloud, dataset_info, photo, until
 
 pytestmark = pytest.mark.e2e
 
@@ -142,7 +142,7 @@ def test_a_dedicated_endpoint_draws_its_subject_comes_back_and_goes_with_it(clou
     assert len(sagemaker.list_training_jobs()["TrainingJobSummaries"]) == jobs
 
     cloud.client.delete("crown")
-    cloud.client.wait_until_gone("crown", timeout_seconds=60, poll_seconds=0.1)
+    cloud.client.wait_until_gone("crown", timeout_seconds=PATIENCE_SECONDS, poll_seconds=0.1)
     assert name not in endpoints(cloud)
     models = sagemaker.list_models(NameContains=name)["Models"]
     assert models == []
