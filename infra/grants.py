@@ -79,6 +79,11 @@ def receive(queue: sqs.Queue, key: kms.IKey | None, grantee: iam.IGrantable) -> 
     use_key(key, grantee, "sqs", *RECEIVE)
 
 
+def put_off(queue: sqs.Queue, grantee: iam.IGrantable) -> None:
+    """To choose when a message is delivered again."""
+    queue.grant(grantee, "sqs:ChangeMessageVisibility")
+
+
 def _allow(grantee: iam.IGrantable, actions: list[str], resources: list[str]) -> None:
     grantee.grant_principal.add_to_principal_policy(iam.PolicyStatement(actions=actions, resources=resources))
 
@@ -165,22 +170,17 @@ class Endpoints:
 
     def draw(self, grantee: iam.IGrantable) -> None:
         """To send requests, and to wake one that sleeps."""
-        actions = ("InvokeEndpointAsync", "DescribeEndpoint", "UpdateEndpointWeightsAndCapacities")
-        _allow(grantee, _sagemaker(*actions), [self._named("endpoint")])
+        self._use(grantee, "InvokeEndpointAsync", "DescribeEndpoint", "UpdateEndpointWeightsAndCapacities")
 
     def make(self, grantee: iam.IGrantable) -> None:
         """With their models, configurations and scaling."""
-        actions = [f"{verb}Endpoint" for verb in ("Create", "Describe", "Update", "Delete")]
-        # Asked of whoever registers a scalable target.
-        scaling = ("DescribeEndpointConfig", "UpdateEndpointWeightsAndCapacities")
-        _allow(grantee, _sagemaker("CreateModel", "CreateEndpointConfig", *actions, *scaling), self._parts())
-        self._scale(grantee, "RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy")
+        self._use(grantee, "DescribeEndpoint", "UpdateEndpointWeightsAndCapacities")
+        self._compose(grantee, "CreateModel", "CreateEndpointConfig", "CreateEndpoint")
+        self._compose(grantee, "DescribeEndpointConfig")  # asked of whoever registers a scalable target
+        self._scale(grantee, "RegisterScalableTarget", "PutScalingPolicy")
+        _allow(grantee, ["application-autoscaling:DescribeScalableTargets"], ["*"])  # the action knows no resource
         # https://docs.aws.amazon.com/autoscaling/application/userguide/security_iam_id-based-policy-examples.html
-        _allow(
-            grantee,
-            [f"cloudwatch:{verb}" for verb in ("PutMetricAlarm", "DescribeAlarms", "DeleteAlarms")],
-            self._alarms(),
-        )
+        self._alarm(grantee, "PutMetricAlarm", "DescribeAlarms", "DeleteAlarms")
         grantee.grant_principal.add_to_principal_policy(
             iam.PolicyStatement(
                 actions=["iam:CreateServiceLinkedRole"],
@@ -196,13 +196,44 @@ class Endpoints:
             )
         )
 
-    def remove(self, grantee: iam.IGrantable) -> None:
-        """The same, and to find them."""
-        _allow(grantee, _sagemaker("ListModels", "ListEndpoints"), ["*"])  # these actions know no resource
-        actions = [f"{verb}{kind}" for kind in ("Model", "Endpoint") for verb in ("Describe", "Delete")]
-        _allow(grantee, _sagemaker(*actions, "DeleteEndpointConfig"), self._parts())
+    def update(self, grantee: iam.IGrantable) -> None:
+        """Their scaling is taken off meanwhile; one that failed makes way."""
+        self._compose(grantee, "UpdateEndpoint")
+        self._use(grantee, "DeleteEndpoint")
         self._scale(grantee, "DeregisterScalableTarget")
-        _allow(grantee, ["cloudwatch:DeleteAlarms"], self._alarms())
+
+    def remove(self, grantee: iam.IGrantable) -> None:
+        """With whatever `make` made for them."""
+        _allow(grantee, _sagemaker("ListModels"), ["*"])  # the action knows no resource
+        self._use(grantee, "DescribeEndpoint", "DeleteEndpoint")
+        self._compose(grantee, "DeleteModel", "DeleteEndpointConfig")
+        self._scale(grantee, "DeregisterScalableTarget")
+        self._alarm(grantee, "DeleteAlarms")
+
+    def tell_ours(self, grantee: iam.IGrantable) -> None:
+        """From those of another deployment, whose prefix may begin like ours: by the role of their model."""
+        self._compose(grantee, "DescribeModel")
+
+    def find(self, grantee: iam.IGrantable) -> None:
+        _allow(grantee, _sagemaker("ListEndpoints"), ["*"])  # the action knows no resource
+
+    def _use(self, grantee: iam.IGrantable, *actions: str) -> None:
+        _allow(grantee, _sagemaker(*actions), [self._named("endpoint")])
+
+    def _compose(self, grantee: iam.IGrantable, *actions: str) -> None:
+        """Endpoints of configurations, and these of models."""
+        parts = [self._named(kind) for kind in ("model", "endpoint-config", "endpoint")]
+        _allow(grantee, _sagemaker(*actions), parts)
+
+    def _alarm(self, grantee: iam.IGrantable, *actions: str) -> None:
+        """Our own, and those that target tracking makes in the caller's name."""
+        alarms = [
+            self._stack.format_arn(
+                service="cloudwatch", resource="alarm", resource_name=name, arn_format=ArnFormat.COLON_RESOURCE_NAME
+            )
+            for name in (f"{self._prefix}-*", f"TargetTracking-endpoint/{self._prefix}-*")
+        ]
+        _allow(grantee, [f"cloudwatch:{action}" for action in actions], alarms)
 
     def _scale(self, grantee: iam.IGrantable, *actions: str) -> None:
         grantee.grant_principal.add_to_principal_policy(
@@ -215,18 +246,6 @@ class Endpoints:
 
     def _named(self, kind: str) -> str:
         return self._stack.format_arn(service="sagemaker", resource=kind, resource_name=f"{self._prefix}-*")
-
-    def _parts(self) -> list[str]:
-        return [self._named(kind) for kind in ("model", "endpoint-config", "endpoint")]
-
-    def _alarms(self) -> list[str]:
-        """Our own, and those that target tracking makes in the caller's name."""
-        return [
-            self._stack.format_arn(
-                service="cloudwatch", resource="alarm", resource_name=name, arn_format=ArnFormat.COLON_RESOURCE_NAME
-            )
-            for name in (f"{self._prefix}-*", f"TargetTracking-endpoint/{self._prefix}-*")
-        ]
 
 
 def _sagemaker(*actions: str) -> list[str]:

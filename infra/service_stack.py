@@ -145,7 +145,6 @@ class ServiceStack(Stack):
             states.check_dataset,
             states.judge_model,
             states.publish_model,
-            states.host_model,
             states.tell_ready,
             states.tell_failed,
             states.recover,
@@ -155,7 +154,8 @@ class ServiceStack(Stack):
         ):
             keep_rows(table, function)
         keep_rows(table, states.plan_training, "PutItem")
-        keep_rows(table, keeping.keep_endpoint, "Query")
+        for function in (states.host_model, keeping.keep_endpoint):
+            keep_rows(table, function, "Query")
         for function in (intake.take_dataset, api.function):
             keep_rows(table, function, "PutItem", "Query")
         keep_rows(table, deletion.delete_subject, "PutItem", "Query", "DeleteItem")
@@ -214,6 +214,8 @@ class ServiceStack(Stack):
             hosting.endpoints.draw(function)
         for function in (keeping.keep_endpoint, deletion.delete_subject):
             hosting.endpoints.remove(function)
+        hosting.endpoints.update(states.host_model)
+        hosting.endpoints.tell_ours(keeping.keep_endpoint)
 
         drawn = (GENERATIONS, f"{INFERENCE_OUTPUT}/", f"{INFERENCE_FAILURE}/")
         erase_objects(bucket, deletion.delete_subject, *MADE_OF_A_SUBJECT, CLASS_IMAGE_SETS, *drawn)

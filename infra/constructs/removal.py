@@ -46,6 +46,8 @@ class Removal(Construct):
             timeout_seconds=TIMEOUT_SECONDS,
         )
         self._allow_stopping()
+        endpoints.find(self.function)
+        endpoints.tell_ours(self.function)
         endpoints.remove(self.function)
         if network:
             self.function.add_to_role_policy(

@@ -10,7 +10,7 @@ from constructs import Construct
 from contracts.environment import DeletionEnvironment
 from infra.constructs.functions import Functions
 from infra.constructs.messaging import consume, dead_letter_queue, work_queue
-from infra.grants import send
+from infra.grants import put_off, send
 
 # What is not done by then goes on in another turn; a message whose function died, after six times it.
 TIMEOUT_SECONDS = 300
@@ -38,6 +38,7 @@ class SubjectDeletion(Construct):
         # One at a time: each has the function's whole time.
         consume(self.queue, self.delete_subject, key=functions.key, batch_size=1)
         send(self.queue, functions.key, self.delete_subject)
+        put_off(self.queue, self.delete_subject)
         machine.grant_execution(self.delete_subject, "states:StopExecution")
         jobs = Stack.of(self).format_arn(
             service="sagemaker", resource="training-job", resource_name=f"{functions.prefix}-*"
