@@ -590,9 +590,9 @@ def test_a_dedicated_container_draws_its_only_subject(
     shutil.copytree(published[subject], own)
     artifact = version_manifest(tiny_base_model, subject, VERSION, describe_files(published[subject])).artifact
     (own / ARTIFACT).write_text(artifact.model_dump_json())
-    base = load_base_model(tiny_base_model, CPU)
-    dedicated = Generator(SubjectModels(base, None, ROOMY, own), 1)
+    dedicated = Generator(SubjectModels(load_base_model(tiny_base_model, CPU), None, ROOMY, own), 1)
     assert np.array_equal(picture(dedicated), picture(generator, subject=subject))
+    base = load_base_model(tiny_base_model, CPU)
     named = Generator(SubjectModels(base, None, ROOMY, own, f"{subject}@{VERSION}"), 1)
     scale = {"lora_scale": 0.5} if subject == "mia" else {}
     half = draw(generator, subject=subject, **scale)

@@ -70,7 +70,7 @@ def run(version: str) -> DatasetTaken:
 def published(kind: Hosting, version: str = VERSION, **more: Any) -> dict[str, Any]:
     """What HostModel is given."""
     taken = run(version)
-    Subjects(TABLE).take(taken)
+    Subjects(TABLE).take(taken, datetime.now(UTC))
     request = {
         "subject": "dog", "base_model": "tiny", "instance_prompt": "a photo of sks dog", "class_prompt": None,
         "hosting": kind, "hyperparameters": {"resolution": 64},
@@ -122,7 +122,8 @@ def plan(subject: str | None = None, version: str = VERSION, **more: Any) -> End
     values: dict[str, Any] = {
         "prefix": "dreamdrop", "base_model": "tiny", "base_model_checksum": "c", "bucket": BUCKET, "image": "image",
         "role_arn": OUR_ROLE, "instance_type": "ml.g4dn.xlarge", "max_instances": 1,
-        "success_topic_arn": "arn:aws:sns:us-east-1:1:s", "error_topic_arn": "arn:aws:sns:us-east-1:1:e",
+        "success_topic_arn": "arn:aws:sns:us-east-1:123456789012:s",
+        "error_topic_arn": "arn:aws:sns:us-east-1:123456789012:e",
     }  # fmt: skip
     return EndpointPlan(**{**values, "subject": own, **more})
 

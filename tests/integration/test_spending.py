@@ -29,7 +29,7 @@ QUOTA = "The account-level service limit 'ml.g5.xlarge for training job usage' i
 
 def taken(name: str = "dog", owner: str = "111111111111") -> DatasetTaken:
     made = DatasetTaken(subject=name, dataset_id="0" * 12, run_id=f"{name}-1", owner=owner)
-    Subjects(TABLE).take(made)
+    Subjects(TABLE).take(made, datetime.now(UTC))
     return made
 
 
