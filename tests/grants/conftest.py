@@ -16,14 +16,19 @@ from botocore.config import Config
 
 os.environ |= {"POWERTOOLS_SERVICE_NAME": "test", "POWERTOOLS_METRICS_NAMESPACE": "test"}  # read when imported
 
+from contracts.pipeline import EndpointNotice
 from dreamdrop.local import process, synth
 from dreamdrop.up import free_port
+from lambdas.domain.endpoints import own_endpoint_name
 from tests.e2e.conftest import CDK_OUT, PROJECT, TINY, Cloud, dataset_info, import_tiny_base_model, photo, until
 from tests.grants.admission import Admission, Decisions, Ledger
 from tests.grants.granted import Grant, grants
 from tests.infra.synthesis import Synthesis
 
 READY = "ball"
+PREFIX = "dreamdrop"
+SHARED = f"{PREFIX}-{TINY}"
+OWN = own_endpoint_name(PREFIX, READY)
 _DENIED = re.compile(r"\((AccessDenied\w*|AuthorizationError\w*)\) when calling the (\w+) operation")
 
 
@@ -70,7 +75,14 @@ class Bench:
         return lambda: self.invoke(function, event)[1]
 
     def message(self, queue: str) -> dict[str, Any]:
-        """The next message of a queue, as Lambda hands it to a function."""
+        """The next message of a queue, as Lambda hands it to a function; it is gone then."""
+        event = self.received(queue)
+        handle = event["Records"][0]["receiptHandle"]
+        self.client("sqs").delete_message(QueueUrl=self.named(queue), ReceiptHandle=handle)
+        return event
+
+    def received(self, queue: str) -> dict[str, Any]:
+        """The same, while it is still in the queue."""
         sqs, url = self.client("sqs"), self.named(queue)
 
         def receive() -> dict[str, Any] | None:
@@ -78,7 +90,6 @@ class Bench:
             return dict(found[0]) if found else None
 
         found = until(f"a message in {queue}", receive)
-        sqs.delete_message(QueueUrl=url, ReceiptHandle=found["ReceiptHandle"])
         return {
             "Records": [
                 {
@@ -88,6 +99,13 @@ class Bench:
                 }
             ]
         }  # fmt: skip
+
+    def news_of(self, wanted: EndpointNotice) -> dict[str, Any]:
+        """From the hosting queue; what else the tests do to endpoints is passed over."""
+        while True:
+            event = self.message("HostingNotices")
+            if EndpointNotice.model_validate_json(event["Records"][0]["body"]) == wanted:
+                return event
 
     def notice_of(self, generation: str) -> dict[str, Any]:
         """The endpoint's notice; those of former requests are passed over."""
@@ -105,12 +123,12 @@ class Bench:
         entered = [e["stateEnteredEventDetails"] for e in history["events"] if "stateEnteredEventDetails" in e]
         return {one["name"]: json.loads(one["input"]) for one in reversed(entered)}
 
-    def endpoint_is(self, status: str) -> bool:
+    def endpoint_is(self, status: str, name: str = SHARED) -> bool:
         found = self.client("sagemaker").list_endpoints()["Endpoints"]
-        return [one["EndpointStatus"] for one in found] == ([status] if status else [])
+        return [one["EndpointStatus"] for one in found if one["EndpointName"] == name] == ([status] if status else [])
 
-    def until_endpoint_is(self, status: str) -> None:
-        until(f"the endpoint is {status or 'gone'}", lambda: self.endpoint_is(status))
+    def until_endpoint_is(self, status: str, name: str = SHARED) -> None:
+        until(f"the endpoint {name} is {status or 'gone'}", lambda: self.endpoint_is(status, name))
 
 
 def denial(text: str) -> str:

@@ -28,12 +28,12 @@ _PAGES = (
     (r".*", r"xray:Put(TraceSegments|TelemetryRecords)", f"{_DOCS}/lambda/latest/dg/services-xray.html"),
     # The emulator takes messages from a queue, and puts refused events into one, without asking the function's role.
     (
-        "IntakeTakeDatasetRole|HostingRecordGenerationRole|DeletionDeleteSubjectRole",
+        "IntakeTakeDatasetRole|HostingRecordGenerationRole|KeepingKeepEndpointRole|DeletionDeleteSubjectRole",
         r"sqs:(ReceiveMessage|DeleteMessage|GetQueueAttributes)",
         _SQS,
     ),
     (
-        "TrainingCloseExecutionRole",
+        "TrainingCloseExecutionRole|TrainingSettleTrainingRole",
         "sqs:SendMessage",
         f"{_DOCS}/lambda/latest/dg/invocation-async-retain-records.html",
     ),
@@ -41,13 +41,14 @@ _PAGES = (
     ("TrainingMachineRole", r"events:.*|sagemaker:ListTags", _SYNC),
     # What Application Auto Scaling does in the caller's name.
     (
-        "HostingHostModelRole",
-        r"sagemaker:DescribeEndpointConfig|cloudwatch:(DescribeAlarms|DeleteAlarms)|iam:CreateServiceLinkedRole",
+        "HostingHostModelRole|KeepingKeepEndpointRole",
+        r"sagemaker:DescribeEndpointConfig|cloudwatch:DescribeAlarms|iam:CreateServiceLinkedRole",
         _SCALING,
     ),
+    ("HostingHostModelRole", "cloudwatch:DeleteAlarms", _SCALING),
     # AWS says "no such key" only to those who may list, and "denied" to all others; the emulator says it to all.
     (
-        "HostingHostModelRole|HostingRecordGenerationRole|TrainingCheckDatasetRole|ApiFunctionRole",
+        "HostingHostModelRole|HostingRecordGenerationRole|KeepingKeepEndpointRole|TrainingCheckDatasetRole|ApiFunctionRole",
         "s3:ListBucket",
         f"{_DOCS}/AmazonS3/latest/API/API_GetObject.html",
     ),

@@ -10,6 +10,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,27 @@ import pytest
 
 from contracts.errors import DreamdropError, Interrupted
 from contracts.generation import GenerationRequest
-from contracts.pipeline import DatasetTaken
-from contracts.storage import dataset_prefix, generation_prefix, run_id, training_job_name, version_id
+from contracts.pipeline import DatasetTaken, EndpointNotice
+from contracts.storage import (
+    dataset_prefix,
+    drawn_item,
+    generation_prefix,
+    run_id,
+    run_item,
+    training_job_name,
+    version_id,
+)
 from dreamdrop import api
+from lambdas.adapters.spending import Spending
 from lambdas.adapters.table import Deletions, Generations, Subjects
+from lambdas.domain.scaling import scalable
 from tests.e2e.conftest import PROJECT, photo, until
-from tests.grants.conftest import READY, Bench, denial
+from tests.grants.conftest import OWN, PREFIX, READY, SHARED, Bench, denial
 from tests.grants.page import PAGE, render
 
 pytestmark = pytest.mark.grants
 
+TURN_SECONDS = 30  # of a deletion: no more than what it keeps for its end, so whatever is still going on ends a turn
 ASK = GenerationRequest(subject=READY, prompt="p", num_inference_steps=1, num_images_per_prompt=1)
 
 
@@ -40,7 +53,7 @@ def taken(subject: str) -> DatasetTaken:
 def going_on(rows: str, subject: str) -> DatasetTaken:
     """A run that no execution is behind."""
     run = taken(subject)
-    Subjects(rows).take(run)
+    Subjects(rows).take(run, datetime.now(UTC))
     return run
 
 
@@ -81,18 +94,44 @@ def test_the_states_that_tell(bench: Bench, rows: str) -> None:
         admission.prove("the state TellFailed", bench.flow("TrainingTellFailed", failed))
         assert admission.unneeded() == []
     detail = {"status": "ABORTED", "input": going_on(rows, "told").model_dump_json()}
-    event = {
-        "version": "0", "id": "1", "detail-type": "Step Functions Execution Status Change", "source": "aws.states",
-        "account": "000000000000", "time": "2100-01-01T00:00:00Z", "region": "us-east-1", "resources": [],
-        "detail": detail,
-    }  # fmt: skip
+    event = event_of("aws.states", "Step Functions Execution Status Change", detail)
     with bench.admission("TrainingCloseExecutionRole") as admission:
         admission.prove("an aborted execution is closed", bench.flow("TrainingCloseExecution", event))
         assert admission.unneeded() == []
+
+
+def test_training_is_paid_for(bench: Bench, rows: str) -> None:
+    """By who hears first that a job has ended: here of a job that still holds what was reserved for it."""
+    name = bench.state_inputs()["Train"]["training_job"]["TrainingJobName"]
+    job = job_status(bench, name)
     with bench.admission("TrainingRecoverRole") as admission:
-        error = {"Error": "Lambda.Unknown", "Cause": "{}"}
-        admission.prove("the state Recover", bench.flow("TrainingRecover", {**taken("told").plain(), "error": error}))
+        run = going_on(rows, "told")
+        reserve(rows, run)
+        error = {"Error": "States.TaskFailed", "Cause": json.dumps(job, default=str)}
+        admission.prove("the state Recover", bench.flow("TrainingRecover", {**run.plain(), "error": error}))
         assert admission.unneeded() == []
+    (run,) = Deletions(rows).runs(READY)
+    taken = DatasetTaken(subject=READY, dataset_id=run.dataset_id, run_id=run.id)
+    item = {name: {"S": value} for name, value in run_item(READY, run.id)._asdict().items()}
+    bench.client("dynamodb").update_item(
+        TableName=rows, Key=item, UpdateExpression="SET jobs = :none", ExpressionAttributeValues={":none": {"M": {}}}
+    )
+    reserve(rows, taken)
+    event = event_of("aws.sagemaker", "SageMaker Training Job State Change", {"TrainingJobName": name})
+    with bench.admission("TrainingSettleTrainingRole") as admission:
+        admission.prove("a training job has ended", bench.flow("TrainingSettleTraining", event))
+        assert admission.unneeded() == []
+
+
+def reserve(rows: str, taken: DatasetTaken) -> None:
+    assert Spending(rows).reserve(taken, 1, 1.0, budget_dollars=10.0, day=datetime.now(UTC).date())
+
+
+def event_of(source: str, kind: str, detail: dict[str, str]) -> dict[str, Any]:
+    return {
+        "version": "0", "id": "1", "detail-type": kind, "source": source, "account": "000000000000",
+        "time": "2100-01-01T00:00:00Z", "region": "us-east-1", "resources": [], "detail": detail,
+    }  # fmt: skip
 
 
 def one_state_machine(bench: Bench, state: str) -> Callable[[dict[str, Any]], str]:
@@ -194,57 +233,84 @@ def test_the_training_job(bench: Bench) -> None:
         assert admission.unneeded() == []
 
 
+def set_variable(bench: Bench, function: str, **more: str) -> None:
+    functions, name = bench.client("lambda"), bench.named(function)
+    known = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+    functions.update_function_configuration(FunctionName=name, Environment={"Variables": {**known, **more}})
+
+
+def remove_shared(bench: Bench) -> None:
+    sagemaker = bench.client("sagemaker")
+    sagemaker.delete_endpoint(EndpointName=SHARED)
+    bench.until_endpoint_is("")
+    for one in sagemaker.list_endpoint_configs(NameContains=f"{SHARED}-")["EndpointConfigs"]:
+        sagemaker.delete_endpoint_config(EndpointConfigName=one["EndpointConfigName"])
+    for one in sagemaker.list_models(NameContains=f"{SHARED}-")["Models"]:
+        sagemaker.delete_model(ModelName=one["ModelName"])
+
+
+def take_scaling_off(bench: Bench) -> None:
+    service = bench.client("application-autoscaling")
+    with suppress(service.exceptions.ObjectNotFoundException):
+        service.deregister_scalable_target(**scalable(SHARED))
+
+
+def host(bench: Bench, payload: dict[str, Any]) -> None:
+    """Round by round, as the state machine does."""
+    seen: dict[str, Any] = {}
+
+    def promoted() -> bool:
+        answer, failure = bench.invoke("HostingHostModel", payload | seen)
+        assert failure == ""
+        seen.update({name: answer[name] for name in ("endpoint_status", "endpoint_changed")})
+        return bool(seen["endpoint_status"] == "InService")
+
+    until("it is hosted", promoted)
+
+
+def alone(payload: dict[str, Any]) -> dict[str, Any]:
+    """The same subject, with an endpoint of its own."""
+    return payload | {"request": payload["request"] | {"hosting": "dedicated"}}
+
+
 def test_hosting(bench: Bench) -> None:
     """As in a deployment whose endpoints sleep from the start; then after one that changed the watermark."""
-    sagemaker, functions = bench.client("sagemaker"), bench.client("lambda")
     payload = bench.state_inputs()["HostModel"]
-    (endpoint,) = sagemaker.list_endpoints()["Endpoints"]
-    name, host = endpoint["EndpointName"], bench.named("HostingHostModel")
-
-    def set_variable(**more: str) -> None:
-        known = functions.get_function_configuration(FunctionName=host)["Environment"]["Variables"]
-        functions.update_function_configuration(FunctionName=host, Environment={"Variables": {**known, **more}})
-
-    def remove() -> None:
-        sagemaker.delete_endpoint(EndpointName=name)
-        bench.until_endpoint_is("")
-        for one in sagemaker.list_endpoint_configs()["EndpointConfigs"]:
-            sagemaker.delete_endpoint_config(EndpointConfigName=one["EndpointConfigName"])
-        for one in sagemaker.list_models()["Models"]:
-            sagemaker.delete_model(ModelName=one["ModelName"])
-
-    set_variable(SLEEP_AFTER_CREATION="True")
-    remove()
+    set_variable(bench, "HostingHostModel", SLEEP_AFTER_CREATION="True")
+    remove_shared(bench)
     with bench.admission("HostingHostModelRole") as admission:
         admission.prove("an endpoint is made", bench.flow("HostingHostModel", payload))
         bench.until_endpoint_is("InService")
-        created = payload | {"endpoint_status": "Creating", "endpoint_created": True}
+        created = payload | {"endpoint_status": "Creating", "endpoint_changed": True}
 
         def promote() -> str:
-            bench.until_endpoint_is("InService")  # it is put to sleep on the way
+            """It is put to sleep on the way, which is done only before it is scaled."""
+            bench.until_endpoint_is("InService")
+            take_scaling_off(bench)
             return bench.invoke("HostingHostModel", created)[1]
 
         admission.prove("a version is promoted", promote)
         bench.until_endpoint_is("InService")
-        set_variable(WATERMARK="w")
+        set_variable(bench, "HostingHostModel", WATERMARK="w", SLEEP_AFTER_CREATION="False")
         admission.prove("an endpoint is updated", bench.flow("HostingHostModel", payload))
         until("the update ends", lambda: bench.endpoint_is("InService") or bench.endpoint_is("Failed"))
-        fail_to_start(bench, name)
+        fail_to_start(bench)
         admission.prove("a failed endpoint makes way", bench.flow("HostingHostModel", payload))
         bench.until_endpoint_is("")
+        host(bench, payload)
+        host(bench, alone(payload))
+        admission.prove("a subject leaves its own endpoint", bench.flow("HostingHostModel", payload))
         assert admission.unneeded() == []
-    assert bench.invoke("HostingHostModel", payload)[1] == ""
-    bench.until_endpoint_is("InService")
 
 
-def fail_to_start(bench: Bench, name: str) -> None:
+def fail_to_start(bench: Bench) -> None:
     """Leaves a failed endpoint behind: its role may read nothing meanwhile."""
     sagemaker = bench.client("sagemaker")
-    config = sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
-    sagemaker.delete_endpoint(EndpointName=name)
+    config = sagemaker.describe_endpoint(EndpointName=SHARED)["EndpointConfigName"]
+    sagemaker.delete_endpoint(EndpointName=SHARED)
     bench.until_endpoint_is("")
     with bench.admission("HostingRole"):
-        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
+        sagemaker.create_endpoint(EndpointName=SHARED, EndpointConfigName=config)
         bench.until_endpoint_is("Failed")
 
 
@@ -252,11 +318,50 @@ def ask(bench: Bench) -> str:
     return bench.cloud.client.generate(ASK).id
 
 
+def record(bench: Bench, generation: str) -> None:
+    assert bench.invoke("HostingRecordGeneration", bench.notice_of(generation))[1] == ""
+
+
+def test_keeping(bench: Bench) -> None:
+    """First of the endpoint that the subject has left, then of that which it has gone to."""
+    payload = bench.state_inputs()["HostModel"]
+    host(bench, alone(payload))
+    awaited = ask(bench)
+    host(bench, payload)
+    left = bench.news_of(EndpointNotice(endpoint_name=OWN))
+
+    def retire() -> str:
+        """The function goes on to the models only while there is an endpoint."""
+        if not bench.endpoint_is("InService", OWN):
+            bench.until_endpoint_is("", OWN)
+            host(bench, alone(payload))
+            host(bench, payload)
+        return bench.invoke("KeepingKeepEndpoint", left)[1]
+
+    with bench.admission("KeepingKeepEndpointRole") as admission:
+        admission.prove("an endpoint is still waited for", bench.flow("KeepingKeepEndpoint", left))
+        record(bench, awaited)
+        admission.prove("an endpoint that nobody needs is removed", retire)
+        remove_shared(bench)
+        waiting = ask(bench)
+        asked = bench.news_of(EndpointNotice(endpoint_name=SHARED, subject=READY))
+        admission.prove("a missing endpoint is asked for", bench.flow("KeepingKeepEndpoint", asked))
+        bench.until_endpoint_is("InService")
+        admission.prove("an endpoint is there, for which somebody waits", bench.flow("KeepingKeepEndpoint", asked))
+        record(bench, waiting)
+        set_variable(bench, "KeepingKeepEndpoint", SLEEP_AFTER_CREATION="True")
+        take_scaling_off(bench)
+        admission.prove("an endpoint is there, for which nobody waits", bench.flow("KeepingKeepEndpoint", asked))
+        bench.until_endpoint_is("InService")
+        fail_to_start(bench)
+        ask(bench)
+        admission.prove("an endpoint has failed", bench.flow("KeepingKeepEndpoint", asked))
+        assert admission.unneeded() == []
+
+
 def test_the_endpoint(bench: Bench) -> None:
     """Hosted anew under the same configuration."""
-    sagemaker = bench.client("sagemaker")
-    (endpoint,) = sagemaker.list_endpoints()["Endpoints"]
-    name = endpoint["EndpointName"]
+    sagemaker, name = bench.client("sagemaker"), SHARED
     config = sagemaker.describe_endpoint(EndpointName=name)["EndpointConfigName"]
 
     def boot() -> str:
@@ -312,8 +417,6 @@ def test_the_api(bench: Bench, rows: str, tmp_path: Path, monkeypatch: pytest.Mo
     picture = tmp_path / "source.png"
     picture.write_bytes(photo(3))
     client, sagemaker = bench.cloud.client, bench.client("sagemaker")
-    (endpoint,) = sagemaker.list_endpoints()["Endpoints"]
-    name = endpoint["EndpointName"]
 
     def tried(call: Callable[[], object]) -> Callable[[], str]:
         def flow() -> str:
@@ -330,10 +433,10 @@ def test_the_api(bench: Bench, rows: str, tmp_path: Path, monkeypatch: pytest.Mo
     def draw_asleep() -> None:
         capacities = [{"VariantName": "shared", "DesiredInstanceCount": 0}]
         bench.until_endpoint_is("InService")
-        sagemaker.update_endpoint_weights_and_capacities(EndpointName=name, DesiredWeightsAndCapacities=capacities)
+        sagemaker.update_endpoint_weights_and_capacities(EndpointName=SHARED, DesiredWeightsAndCapacities=capacities)
         bench.until_endpoint_is("InService")
         client.generate(ASK)
-        variant = sagemaker.describe_endpoint(EndpointName=name)["ProductionVariants"][0]
+        variant = sagemaker.describe_endpoint(EndpointName=SHARED)["ProductionVariants"][0]
         if variant["DesiredInstanceCount"] == 0:
             raise OSError("the sleeping endpoint is not woken")
 
@@ -345,16 +448,17 @@ def test_the_api(bench: Bench, rows: str, tmp_path: Path, monkeypatch: pytest.Mo
         admission.prove("pictures are asked for", tried(draw_asleep))
         drawn = ask(bench)
         bench.until_endpoint_is("InService")
-        assert bench.invoke("HostingRecordGeneration", bench.notice_of(drawn))[1] == ""
+        record(bench, drawn)
         admission.prove("a picture is looked at", tried(look_at_a_picture))
+        unwanted = ask(bench)
+        admission.prove("a picture is not wanted any more", tried(lambda: client.cancel(unwanted)))
         admission.prove("subjects are listed", tried(client.subjects))
         admission.prove("a source picture is uploaded", tried(lambda: client.upload_source(picture)))
-        run = going_on(rows, READY)  # for the deletion: it would refuse a new one
+        run = going_on(rows, READY)
         Subjects(rows).enter(run, "training", version=version_id(run.dataset_id, 1))
         admission.prove("a subject is looked at while it trains", tried(lambda: client.subject(READY)))
-        admission.prove("a subject is to be deleted", tried(lambda: client.delete(READY)))
+        admission.prove("a subject is to be deleted", tried(lambda: client.delete("told")))
         assert admission.unneeded() == []
-    assert bench.message("DeletionQueue")
 
 
 @pytest.fixture
@@ -396,16 +500,36 @@ def test_the_end_of_the_stack(bench: Bench, cloudformation: tuple[str, list[dict
 
 
 def test_deletion(bench: Bench, rows: str) -> None:
-    """Of the ready subject, which was asked for before; with a run whose job is still going on."""
+    """Of the ready subject, which has an endpoint of its own and a run whose job is still going on; in short turns.
+    Before it stands the subject whose deletion the API was asked for: what finds a picture of it is broken."""
+    broken = bench.received("DeletionQueue")
+    item = {name: {"S": value} for name, value in drawn_item("told", "1")._asdict().items()}
+    bench.client("dynamodb").put_item(TableName=rows, Item=item)
+    host(bench, alone(bench.state_inputs()["HostModel"]))
     (run,) = [one for one in Deletions(rows).runs(READY) if one.stage == "training"]
-    job = job_request(bench, training_job_name("dreamdrop", READY, str(run.version)), steps=100_000)
+    job = job_request(bench, training_job_name(PREFIX, READY, str(run.version)), steps=100_000)
     bench.client("sagemaker").create_training_job(**job)
-    event = {"Records": [{
-        "messageId": "1", "receiptHandle": "r", "body": json.dumps({"subject": READY}), "attributes": {},
-        "messageAttributes": {}, "md5OfBody": "", "eventSource": "aws:sqs", "eventSourceARN": "a", "awsRegion": "r",
-    }]}  # fmt: skip
+    bench.cloud.client.delete(READY)
+    event = bench.message("DeletionQueue")
+    bench.client("lambda").update_function_configuration(
+        FunctionName=bench.named("DeletionDeleteSubject"), Timeout=TURN_SECONDS
+    )
+
+    def delete() -> str:
+        while bench.cloud.subject(READY):
+            _, failure = bench.invoke("DeletionDeleteSubject", event)
+            if failure:
+                return failure
+        return ""
+
+    def fail() -> str:
+        _, failure = bench.invoke("DeletionDeleteSubject", broken)
+        assert failure
+        return failure if "when calling" in failure else ""
+
     with bench.admission("DeletionDeleteSubjectRole") as admission:
-        admission.prove("a subject is deleted while it trains", bench.flow("DeletionDeleteSubject", event))
+        admission.prove("a subject is deleted while it trains", delete)
+        admission.prove("a deletion fails, and is tried again soon", fail)
         assert admission.unneeded() == []
 
 
