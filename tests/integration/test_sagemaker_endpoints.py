@@ -142,6 +142,25 @@ def test_an_update_switches_to_the_new_model_and_a_broken_one_is_rolled_back(sho
     assert "the model does not fit" in endpoint["FailureReason"]
 
 
+def test_an_update_is_not_over_before_it_began(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its status and its aim change at once, also for the thread that looks at them all the time."""
+    name = shop.host()
+    second = shop.configure("second", weights="v2")
+    store = shop.engine._endpoints.store
+    write = store.update
+
+    def slow_write(name: str, **changes: Any) -> Any:
+        record = write(name, **changes)
+        if changes["EndpointStatus"] == "Updating":
+            time.sleep(0.5)
+        return record
+
+    monkeypatch.setattr(store, "update", slow_write)
+    shop.engine.call("UpdateEndpoint", {"EndpointName": name, "EndpointConfigName": second})
+    assert shop.endpoint(name)["EndpointStatus"] == "Updating"
+    assert shop.in_service(name)["EndpointConfigName"] == "second"
+
+
 def test_an_endpoint_whose_program_does_not_start_fails_with_the_end_of_its_log_and_can_be_deleted(
     shop: Workshop,
 ) -> None:

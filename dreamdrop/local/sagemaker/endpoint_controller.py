@@ -86,8 +86,9 @@ class EndpointController:
 
     def _reconcile(self) -> None:
         self._drop_expired()
-        target, instance = self._target, self.instance
-        status = self._record()["EndpointStatus"]
+        instance = self.instance
+        with self._store.transaction():
+            target, status = self._target, self._record()["EndpointStatus"]
         if status == "Failed":
             self._drop(self.queue.remove_all(), f"The endpoint {self.name} failed.")
         elif target.instances == 0:

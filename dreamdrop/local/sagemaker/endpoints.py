@@ -188,12 +188,13 @@ class Endpoints:
         controller.thread.start()
 
     def _retarget(self, controller: EndpointController, target: Target) -> None:
-        record = self.store.get(controller.name) or {}
-        variants = record["ProductionVariants"]
-        variants[0]["DesiredInstanceCount"] = target.instances
-        now = time.time()
-        self.store.update(controller.name, EndpointStatus="Updating", ProductionVariants=variants, LastModifiedTime=now)
-        controller.retarget(target)
+        name, now = controller.name, time.time()
+        with self.store.transaction():  # the controller must not take "Updating" for the end of what it did before
+            record = self.store.get(name) or {}
+            variants = record["ProductionVariants"]
+            variants[0]["DesiredInstanceCount"] = target.instances
+            self.store.update(name, EndpointStatus="Updating", ProductionVariants=variants, LastModifiedTime=now)
+            controller.retarget(target)
 
     def _scale(self, controller: EndpointController, count: int) -> None:
         if count not in (0, 1):
