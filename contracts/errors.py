@@ -154,7 +154,9 @@ class EmptyDataset(CallerError):
 class UnreadableImage(CallerError):
     code = "unreadable_image"
     status = 422
-    default_cure = "Export the named files again as PNG or JPEG and upload them, or delete them."
+    default_cure = (
+        "Export the named files again as PNG or JPEG and upload them; or delete them, then upload any file again."
+    )
 
 
 class ImageTooLarge(CallerError):
@@ -166,7 +168,7 @@ class ImageTooLarge(CallerError):
 class TooManyImages(CallerError):
     code = "too_many_images"
     status = 422
-    default_cure = "Keep the best photos, five to twenty are enough, and delete the rest."
+    default_cure = "Delete all but the best photos, five to twenty are enough, then upload any file again."
 
 
 class InvalidDatasetInfo(CallerError):

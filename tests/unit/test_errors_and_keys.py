@@ -29,6 +29,14 @@ def test_text_without_a_code_is_no_error() -> None:
     assert parse_error("ValueError: something else") is None
 
 
+def test_who_is_told_to_delete_photos_is_told_that_an_upload_has_to_follow() -> None:
+    """A deletion starts nothing."""
+    deleting = [error for error in ERRORS_BY_CODE.values() if re.search(r"(?i)\bdelet", error.default_cure)]
+    assert {errors.UnreadableImage, errors.TooManyImages} <= set(deleting)
+    for error in deleting:
+        assert re.search(r"upload any file again", error.default_cure), error.code
+
+
 def test_the_drawn_tree_names_every_code_and_status() -> None:
     drawing = errors.__doc__ or ""
     for code, error in ERRORS_BY_CODE.items():
