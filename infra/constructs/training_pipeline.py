@@ -124,7 +124,10 @@ class TrainingPipeline(Construct):
         )
 
     def _allow_training(self) -> None:
-        """What createTrainingJob.sync needs; https://docs.aws.amazon.com/step-functions/latest/dg/connect-sagemaker.html"""
+        """What createTrainingJob.sync needs; https://docs.aws.amazon.com/step-functions/latest/dg/connect-sagemaker.html
+
+        Recover stops a job that was made although its request failed.
+        """
         stack = Stack.of(self)
         self.machine.add_to_role_policy(
             iam.PolicyStatement(
@@ -145,6 +148,9 @@ class TrainingPipeline(Construct):
             )
         )
         pass_to_sagemaker(self.role, self.machine)
+        self.states.recover.add_to_role_policy(
+            iam.PolicyStatement(actions=["sagemaker:StopTrainingJob"], resources=[self._training_jobs()])
+        )
 
     def _close_executions(self) -> lambda_.Function:
         """An execution that ends without its last state (stopped, timed out, broken) is closed from outside."""

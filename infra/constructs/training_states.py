@@ -110,8 +110,8 @@ def _call(scope: Construct, state: str, function: lambda_.Function, output: str 
 def _train(scope: Construct, timeout_seconds: int) -> sfn.CustomState:
     """Raw, because the library's task has no field for CompressionType, CheckpointConfig or an uncompressed model.
 
-    Retried here only when the request was turned away: a job name can be used once. After a failure of the job Recover
-    plans another attempt under another name.
+    Retried here only when the request was turned away: a job name can be used once. After a failure of the job, or a
+    request whose end is not known, Recover plans another attempt under another name.
     """
     return sfn.CustomState(
         scope,

@@ -54,7 +54,8 @@ def unless_gone(service: str, operation: str, **request: Any) -> None:
 def is_gone(error: ClientError) -> bool:
     code, text = error_code(error), str(error)
     named = code in ("ObjectNotFoundException", "ResourceNotFound")
-    return named or "not find" in text or "No scalable target found" in text
+    told = ("not find", "No scalable target found", "Requested resource not found")  # SageMaker: ValidationException
+    return named or any(words in text for words in told)
 
 
 def error_code(error: Exception) -> str:

@@ -52,8 +52,16 @@ def is_running(job: str) -> bool:
     return status in ("InProgress", "Stopping")
 
 
-def stop_job(name: str) -> None:
-    unless_gone("sagemaker", "stop_training_job", TrainingJobName=name)
+def stop_job(name: str) -> bool:
+    """Unless it has ended. False if there is no such job."""
+    try:
+        client("sagemaker").stop_training_job(TrainingJobName=name)
+    except ClientError as error:
+        if is_gone(error):
+            return False
+        if "training job is in status" not in str(error):
+            raise
+    return True
 
 
 def remove_endpoint(name: str) -> None:

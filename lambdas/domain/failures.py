@@ -28,13 +28,16 @@ from lambdas.domain.training_job import EndedJob
 _SHOWN = 300
 
 # Of a refused request: Step Functions' error name and SageMaker's message. Of a failed job: the start of its reason.
+_NO_CAPACITY = r"CapacityError|InsufficientCapacity|InsufficientInstanceCapacity"
 _REFUSALS: tuple[tuple[str, Callable[[str], DreamdropError]], ...] = (
     (r"ResourceLimitExceeded", lambda text: QuotaExceeded(_quota_in_words(text))),
-    (r"CapacityError|InsufficientCapacity|InsufficientInstanceCapacity", lambda _: NoCapacity("AWS has none free.")),
+    (_NO_CAPACITY, lambda _: NoCapacity("AWS has none free.")),
     (
-        r"InternalServerError|InternalFailure|ServiceUnavailable|ThrottlingException",
+        r"InternalServer(Error|Exception)|InternalFailure|ServiceUnavailable|ThrottlingException|Status Code: 5\d\d",
         lambda _: SageMakerFailed("SageMaker failed with an internal error of its own."),
     ),
+    # The latter: the name was used by the same request before, whose answer nobody got.
+    (r"SdkClientException|ResourceInUse", lambda _: SageMakerFailed("SageMaker's answer to the request was lost.")),
 )
 _OF_PROGRAM: tuple[tuple[str, type[DreamdropError], str], ...] = (
     (r"exit code: (137|-9)\b", TrainingKilled, "The training program was killed, most likely for the host's memory."),
@@ -73,8 +76,13 @@ def ended_job(caught: CaughtError) -> EndedJob | None:
 
 
 def is_refusal(caught: CaughtError) -> bool:
-    """SageMaker said no to a request: there is no job."""
+    """SageMaker said no to the request, or was not heard: there is no job, unless only its answer was lost."""
     return caught.Error.startswith("SageMaker.")
+
+
+def lacks_capacity(reason: str) -> bool:
+    """Of an endpoint that failed: AWS had no instance for it, and may have one later."""
+    return re.search(_NO_CAPACITY, reason) is not None
 
 
 def quota_in(text: str) -> Quota | None:

@@ -109,6 +109,9 @@ def test_training_is_paid_for(bench: Bench, rows: str) -> None:
         reserve(rows, run)
         error = {"Error": "States.TaskFailed", "Cause": json.dumps(job, default=str)}
         admission.prove("the state Recover", bench.flow("TrainingRecover", {**run.plain(), "error": error}))
+        lost = {"Error": "SageMaker.SdkClientException", "Cause": "no answer"}
+        asked = {**going_on(rows, "lost").plain(), "training_job": job_request(bench), "error": lost}
+        admission.prove("a request for a training job fails", bench.flow("TrainingRecover", asked))
         assert admission.unneeded() == []
     (run,) = Deletions(rows).runs(READY)
     taken = DatasetTaken(subject=READY, dataset_id=run.dataset_id, run_id=run.id)

@@ -15,7 +15,9 @@ from botocore.model import Shape
 
 from dreamdrop.local.sagemaker import SageMakerError
 from dreamdrop.local.sagemaker.validation import compile_pattern, operation_model
+from lambdas.adapters.leftovers import is_running, stop_job
 from tests.integration.sagemaker_harness import BUCKET, IMAGE, Workshop, eventually, leftovers
+from tests.integration.test_hosting_updates import Engine
 
 pytest_plugins = ["tests.integration.sagemaker_fixtures"]
 
@@ -109,6 +111,22 @@ def test_a_stopped_job_that_ignores_the_signal_is_killed_with_its_children(shop:
     assert not leftovers(shop.directory)
     with pytest.raises(SageMakerError, match="in status Stopped"):
         shop.engine.call("StopTrainingJob", {"TrainingJobName": "deaf"})
+
+
+def test_our_functions_stop_a_job_whether_it_runs_has_ended_or_was_never_made(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(shop.engine.call, shop.engine.operations)
+    monkeypatch.setattr("lambdas.adapters.leftovers.client", lambda _service: engine)
+    shop.train("runs", {"steps": "100", "pause": "0.1"})
+    shop.reaches("runs", "Training")
+    assert is_running("runs")
+    assert stop_job("runs")
+    assert shop.ended("runs")["TrainingJobStatus"] == "Stopped"
+    assert stop_job("runs")
+    assert not is_running("runs")
+    assert not is_running("never-made")
+    assert not stop_job("never-made")
 
 
 def test_what_a_program_started_ends_with_it(shop: Workshop) -> None:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from contracts import errors
 from contracts.pipeline import DatasetTaken, JobReceipt, Run
 from contracts.storage import spending_item
-from lambdas.adapters import configuration, spending
+from lambdas.adapters import configuration, leftovers, spending
 from lambdas.adapters.spending import Spending
 from lambdas.adapters.table import Subjects
 from lambdas.domain.openapi import document
@@ -186,6 +186,15 @@ def test_a_failed_attempt_is_billed_and_the_next_one_has_what_is_left(account: A
     assert [(job.attempt, job.dollars) for job in receipt.jobs] == [(1, 1.408)]
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The jobs that there are; moto can stop none."""
+    names: list[str] = []
+    monkeypatch.setattr(leftovers, "stop_job", lambda name: name in names)
+    return names
+
+
+@pytest.mark.usefixtures("made")
 def test_a_refused_job_gives_its_reservation_back(account: Account, context: Context) -> None:
     planned = plan(account, context)
     refused = {"Error": "SageMaker.ResourceLimitExceededException", "Cause": QUOTA}
@@ -193,6 +202,17 @@ def test_a_refused_job_gives_its_reservation_back(account: Account, context: Con
     assert (decision["retry"], decision["ladder_rung"]) == (True, 1)
     assert 15 <= decision["wait_seconds"] <= 45
     assert spent_today(planned) == 0
+
+
+def test_a_job_that_was_made_although_its_request_failed_keeps_its_reservation_until_it_has_stopped(
+    account: Account, context: Context, made: list[str]
+) -> None:
+    planned = plan(account, context)
+    made.append(planned["job_name"])
+    lost = {"Error": "SageMaker.SdkClientException", "Cause": "Unable to execute HTTP request: Read timed out"}
+    decision = recover.handler(planned | {"error": lost}, context)
+    assert (decision["retry"], decision["attempt"], decision["ladder_rung"]) == (True, 2, 0)
+    assert spent_today(planned) == planned["quote"]["limit_dollars"]
 
 
 def test_a_job_that_may_go_on_keeps_its_reservation_until_its_end_is_told(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 
 from dreamdrop.local.faults import STATE_MACHINE, Fault, Kind
 from tests.e2e.conftest import Inbox, photo
-from tests.resilience.conftest import FaultyCloud
+from tests.resilience.conftest import FaultyCloud, orders
 
 pytestmark = pytest.mark.resilience
 
@@ -34,11 +37,13 @@ def calls(cloud: FaultyCloud) -> dict[str, int]:
     return counted
 
 
-def assert_each_survives(cloud: FaultyCloud, inbox: Inbox, faults: dict[str, Fault]) -> None:
-    """Drops a dataset for each fault, all at once."""
+def assert_each_survives(
+    cloud: FaultyCloud, inbox: Inbox, faults: dict[str, Fault], files: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    """Drops a dataset for each fault, all at once. files: of each, beside its photo."""
     cloud.upset(*(fault.model_copy(update={"about": [subject]}) for subject, fault in faults.items()))
     for subject in faults:
-        cloud.drop(subject, {"a.png": photo()})
+        cloud.drop(subject, {"a.png": photo(), **files})
     for subject in faults:
         cloud.assert_trained_once(subject)
         [fault] = cloud.faults(subject)
@@ -76,6 +81,23 @@ def test_whichever_service_goes_wrong_the_dataset_is_trained_once(cloud: FaultyC
 def test_a_training_job_that_is_turned_away_for_now_is_made_later(cloud: FaultyCloud, inbox: Inbox) -> None:
     fault = Fault(kind="throttled", action="sagemaker:CreateTrainingJob", caller=STATE_MACHINE, times=3)
     assert_each_survives(cloud, inbox, {"job-throttled": fault})
+
+
+def test_a_request_for_a_training_job_that_fails_leaves_no_job_behind(cloud: FaultyCloud, inbox: Inbox) -> None:
+    """Also the one that was made although nobody heard so."""
+    failures: tuple[Kind, ...] = ("error", "unavailable", "unanswered", "answer lost")
+    create = Fault(kind="error", action="sagemaker:CreateTrainingJob", caller=STATE_MACHINE)
+    faults = {f"request-{kind.replace(' ', '-')}": create.model_copy(update={"kind": kind}) for kind in failures}
+    assert_each_survives(cloud, inbox, faults, {"a.txt": orders(steps=10, step_seconds=0.2)})
+    made = {subject: [job["TrainingJobStatus"] for job in cloud.jobs_of(subject)] for subject in faults}
+    assert made.pop("request-answer-lost") == ["Stopped", "Completed"]
+    assert set(map(tuple, made.values())) == {("Completed",)}
+    for subject in faults:
+        run = cloud.run(subject)
+        assert run is not None
+        assert run.receipt is not None
+        settled = [job.attempt for job in run.receipt.jobs]
+        assert settled == [1, 2], f"{subject}: what was reserved for the first request was never settled"
 
 
 @pytest.mark.parametrize("service", ["sagemaker", "application-autoscaling", "cloudwatch"])

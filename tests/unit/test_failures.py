@@ -98,6 +98,19 @@ def pended(seconds: int, **more: Any) -> CaughtError:
         # SageMaker
         (job_error("InternalServerError: We encountered an internal error. Please try again."), errors.SageMakerFailed),
         (refusal("InternalFailure", "The request processing has failed."), errors.SageMakerFailed),
+        (refusal("ServiceUnavailable", "The service is away."), errors.SageMakerFailed),
+        (
+            CaughtError(
+                Error="SageMaker.AmazonSageMakerException",
+                Cause="null (Service: AmazonSageMaker; Status Code: 502; Error Code: null; Request ID: null)",
+            ),
+            errors.SageMakerFailed,
+        ),
+        (
+            CaughtError(Error="SageMaker.SdkClientException", Cause="Unable to execute HTTP request: Read timed out"),
+            errors.SageMakerFailed,
+        ),
+        (refusal("ResourceInUse", "Training job names must be unique within an AWS account."), errors.SageMakerFailed),
         # ours
         (job_error("AlgorithmError: Segmentation fault, exit code: 139"), errors.TrainingCrashed),
         (

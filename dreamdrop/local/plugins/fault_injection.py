@@ -141,7 +141,7 @@ def _step_functions(faults: Faults) -> None:
             time.sleep(fault.seconds)
         elif fault and fault.kind in _TASK_ERRORS:
             if fault.kind == "answer lost":
-                invoke_stock(resource, input_data)
+                invoke_stock(resource.removesuffix(".sync"), input_data)  # of the request, not of the job's end
             lambda_error, error = _TASK_ERRORS[fault.kind]
             name = lambda_error if of_lambda else f"{'SageMaker' if service == 'sagemaker' else service}.{error}"
             raise sfn._ExecutionError(name, f"A fault of this local cloud: {fault.kind}.")
