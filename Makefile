@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ENVIRONMENT ?= sandbox
 PREFIX ?= dreamdrop
 REFERENCE ?=
-DATASETS ?= 10,100,300
+DATASETS ?= 10,50,200
 SOURCES := contracts diffusion infra lambdas training_container inference_container dreamdrop toyworld benchmarks examples tests app.py
 
 # At the end of the path: the Node.js of the Python package, for machines that have none.

@@ -19,9 +19,9 @@ from tests.resilience.conftest import FaultyCloud, make_cloud
 
 pytestmark = pytest.mark.resilience
 
-SIZES = [int(size) for size in os.environ.get("DATASETS", "10,100,300").split(",")]
+SIZES = [int(size) for size in os.environ.get("DATASETS", "10,50,200").split(",")]
 PATIENCE_SECONDS_A_DATASET = 4.0
-TOLERANCE = 1.5  # the seconds a dataset of the largest drop, over those of the drop of a hundred
+TOLERANCE = 1.5  # the seconds a dataset of the largest drop, over those of the drop nearest to a hundred
 UPLOADERS = 4
 
 
