@@ -181,6 +181,7 @@ class VersionHosted(VersionPublished):
     endpoint_name: str
     endpoint_status: str = Field(description="As DescribeEndpoint says: Creating, Updating, InService, ...")
     endpoint_changed: bool = Field(False, description="By this run: it asked SageMaker to create or update it.")
+    endpoint_failures: int = Field(0, description="How often this run found no instance for it.")
 
 
 class CaughtError(_Payload):

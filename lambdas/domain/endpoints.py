@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 from contracts.generation import CONCURRENT_INVOCATIONS
@@ -17,6 +18,9 @@ from lambdas.domain.scaling import VARIANT, Scaling
 
 # Driver 550, CUDA 12.4, which runs the CUDA 12.8 libraries of the image; hosts are given an older one by default.
 INFERENCE_AMI = "al2-ami-sagemaker-inference-gpu-3-1"
+
+
+BETWEEN_TRIES = timedelta(minutes=15)  # to make one that failed: whoever asks all the time cannot make more
 
 
 @dataclass(frozen=True)

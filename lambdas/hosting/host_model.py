@@ -4,22 +4,37 @@ told."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from botocore.exceptions import ClientError
+
 from contracts.artifact import PromotedVersion
 from contracts.environment import HostEnvironment
 from contracts.errors import HostingFailed
 from contracts.pipeline import EndpointNotice, VersionHosted, VersionPublished
 from contracts.storage import promoted_key
 from lambdas.adapters import events, hosting
+from lambdas.adapters.clients import error_code
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger
 from lambdas.adapters.table import Subjects
-from lambdas.domain.endpoints import EndpointPlan, OwnSubject, own_endpoint_name
+from lambdas.domain.endpoints import BETWEEN_TRIES, EndpointPlan, OwnSubject, own_endpoint_name
+from lambdas.domain.failures import lacks_capacity
 from lambdas.hosting.planning import plan_endpoint
 from lambdas.hosting.resting import let_it_rest
 from lambdas.pipeline.state import state
 
 WAITED_FOR = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+MOST_FAILURES = 3  # for want of an instance: with SageMaker's own search for one, more than an hour
+QUOTA_CURE = (
+    "Ask for a larger quota in AWS's Service Quotas (service Amazon SageMaker, quota '<instance type> for endpoint "
+    "usage'), or name another inference_instance_type in the settings; then upload any file again."
+)
+CAPACITY_CURE = "Upload any file of the dataset again later, or name another inference_instance_type in the settings."
 MOST_WRITES = 20  # each failed one is another run's success
 
 
@@ -28,6 +43,15 @@ class HostingRound(VersionPublished):
 
     endpoint_status: str | None = None
     endpoint_changed: bool = False
+    endpoint_failures: int = 0
+
+
+class Step(NamedTuple):
+    """What was found, after doing the next thing that the endpoint needs."""
+
+    status: str
+    changed: bool  # by this run
+    failures: int  # seen by this run, for want of an instance
 
 
 @state(HostingRound)
@@ -39,16 +63,19 @@ def handler(round_: HostingRound) -> VersionHosted:
     if round_.endpoint_status is None:
         subjects.enter(round_, "hosting")
         subjects.want_endpoint(round_.subject, plan.endpoint_name)
-    changed = round_.endpoint_changed
-    if plan.subject and not subjects.may_promote(round_):
-        status = "InService"  # of a newer version, which is left as it is
+    if plan.subject and not subjects.may_promote(round_):  # a newer version is there, which is left as it is
+        step = Step("InService", round_.endpoint_changed, round_.endpoint_failures)
     else:
-        status, changed_now = _ensure(env, plan, changed)
-        changed = changed or changed_now
-    if status == "InService":
+        step = _ensure(env, plan, round_.endpoint_changed, round_.endpoint_failures)
+    if step.status == "InService":
         _promote(env, bucket, subjects, round_, plan)
-    payload = round_.model_dump(exclude={"endpoint_status", "endpoint_changed"})
-    return VersionHosted(**payload, endpoint_name=plan.endpoint_name, endpoint_status=status, endpoint_changed=changed)
+    return VersionHosted(
+        **round_.model_dump(exclude={"endpoint_status", "endpoint_changed", "endpoint_failures"}),
+        endpoint_name=plan.endpoint_name,
+        endpoint_status=step.status,
+        endpoint_changed=step.changed,
+        endpoint_failures=step.failures,
+    )
 
 
 def _own_subject(round_: HostingRound) -> OwnSubject | None:
@@ -85,30 +112,46 @@ def _tell_containers(bucket: DataBucket, subject: str, promoted: PromotedVersion
     raise HostingFailed(f"{key} could not be written: others write it all the time.")
 
 
-def _ensure(env: HostEnvironment, plan: EndpointPlan, changed: bool) -> tuple[str, bool]:
-    """(status, changed now) after doing the next thing that it needs; `changed`: by this run before.
-
-    Raises HostingFailed.
-    """
+def _ensure(env: HostEnvironment, plan: EndpointPlan, changed: bool, failures: int) -> Step:
+    """Raises HostingFailed."""
     name = plan.endpoint_name
     found = hosting.describe(name)
     if found is None:
         logger.info("creating the endpoint", extra={"endpoint": name})
-        hosting.create(plan)
-        return "Creating", True
+        with _quota_told():
+            hosting.create(plan)
+        return Step("Creating", True, failures)
     status = str(found["EndpointStatus"])
     if status == "InService":
         outdated = found["EndpointConfigName"] != plan.config_name
         if outdated and not changed:
             logger.info("updating the endpoint", extra={"endpoint": name, "config": plan.config_name})
-            return "Updating", hosting.update(plan)
+            with _quota_told():
+                return Step("Updating", hosting.update(plan), failures)
         let_it_rest(env, name)
         if outdated:
             reason = found.get("FailureReason", "the new configuration did not come up")
             raise HostingFailed(f"The endpoint {name} was rolled back: {reason}")
     elif status == "Failed" and not changed:  # left over from an earlier run
         hosting.delete(name)
-        return "Deleting", False
+        return Step("Deleting", False, failures)
+    elif status == "Failed" and failures < MOST_FAILURES and lacks_capacity(found.get("FailureReason", "")):
+        if datetime.now(UTC) - found["LastModifiedTime"] >= BETWEEN_TRIES:
+            hosting.delete(name)
+            return Step("Deleting", True, failures + 1)
     elif status not in WAITED_FOR:
-        raise HostingFailed(f"The endpoint {name} is {status}: {found.get('FailureReason', 'no reason')}")
-    return status, False
+        reason = found.get("FailureReason", "no reason")
+        cure = CAPACITY_CURE if lacks_capacity(reason) else None
+        raise HostingFailed(f"The endpoint {name} is {status}: {reason}", cure)
+    return Step(status, changed, failures)
+
+
+@contextmanager
+def _quota_told() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        if error_code(error) != "ResourceLimitExceeded":
+            raise
+        refusal = error.response["Error"]["Message"]
+        raise HostingFailed(f"SageMaker refused the endpoint: {refusal}", QUOTA_CURE) from error

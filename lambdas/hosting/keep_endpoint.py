@@ -6,7 +6,7 @@ What to do is read from the endpoint and the table, never from the message: late
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
@@ -23,13 +23,12 @@ from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.lines import Lines
 from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Hosted, Subjects
-from lambdas.domain.endpoints import OwnSubject, subject_of_own
+from lambdas.domain.endpoints import BETWEEN_TRIES, OwnSubject, subject_of_own
 from lambdas.domain.generations import answer_type
 from lambdas.hosting.planning import plan_endpoint
 from lambdas.hosting.resting import is_awaited, let_it_rest
 
 LOOK_AGAIN_SECONDS = 60
-BETWEEN_TRIES = timedelta(minutes=15)  # to make one that failed: whoever asks all the time cannot make more
 
 processor = BatchProcessor(event_type=EventType.SQS)
 

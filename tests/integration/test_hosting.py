@@ -122,8 +122,8 @@ def plan(subject: str | None = None, version: str = VERSION, **more: Any) -> End
     values: dict[str, Any] = {
         "prefix": "dreamdrop", "base_model": "tiny", "base_model_checksum": "c", "bucket": BUCKET, "image": "image",
         "role_arn": OUR_ROLE, "instance_type": "ml.g4dn.xlarge", "max_instances": 1,
-        "success_topic_arn": "arn:aws:sns:us-east-1:123456789012:s",
-        "error_topic_arn": "arn:aws:sns:us-east-1:123456789012:e",
+        "success_topic_arn": f"arn:aws:sns:{REGION}:{ACCOUNT}:s",
+        "error_topic_arn": f"arn:aws:sns:{REGION}:{ACCOUNT}:e",
     }  # fmt: skip
     return EndpointPlan(**{**values, "subject": own, **more})
 
@@ -185,6 +185,23 @@ def test_an_endpoint_that_is_being_made_for_a_shared_subject_is_not_taken_for_on
     assert host_model.handler(published("dedicated"), context)["endpoint_status"] == "Creating"
     keep(context, account, EndpointNotice(endpoint_name=OWN))  # news of it comes before the subject is promoted
     assert status(OWN) == "InService"
+
+
+@pytest.mark.parametrize("kind", ["shared", "dedicated"])
+@pytest.mark.parametrize("run_goes_on", [True, False])
+def test_an_endpoint_sleeps_also_when_nobody_heard_that_it_was_made(
+    account: Account, context: Context, kind: Hosting, run_goes_on: bool
+) -> None:
+    """HostModel died between its creation and its own answer."""
+    payload, name = published(kind), SHARED if kind == "shared" else OWN
+    host_model.handler(payload, context)
+    assert instances(name) == 1
+    if run_goes_on:
+        hosted(payload, context)
+    else:
+        keep(context, account, EndpointNotice(endpoint_name=name))  # as EventBridge tells of one in service
+    assert hosting.scales(name)
+    assert instances(name) == 0
 
 
 def test_nothing_is_made_for_a_subject_that_is_being_deleted(account: Account, context: Context) -> None:

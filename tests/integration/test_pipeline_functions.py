@@ -424,6 +424,83 @@ def test_an_endpoint_that_was_rolled_back_fails_the_run_instead_of_being_updated
     assert rested == [first["endpoint_name"]]  # what serves now is to sleep again, too
 
 
+class Capacity:
+    """An endpoint that fails as often as is said. Time passes when somebody looks at it."""
+
+    REASON = "Unable to provision requested ML compute capacity due to InsufficientInstanceCapacity error."
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int, reason: str = REASON) -> None:
+        self.made = 0
+        self.waited: list[timedelta] = []  # before another try
+        self._failures, self._reason = failures, reason
+        self._age: timedelta | None = None  # since its last change; None: there is none
+        monkeypatch.setattr(hosting, "describe", self._describe)
+        monkeypatch.setattr(hosting, "create", self._create)
+        monkeypatch.setattr(hosting, "delete", self._delete)
+        monkeypatch.setattr(host_model, "let_it_rest", lambda _env, _name: None)
+
+    def _describe(self, _name: str) -> dict[str, Any] | None:
+        if self._age is None:
+            return None
+        self._age += timedelta(minutes=4)
+        if self.made > self._failures:
+            return {"EndpointStatus": "InService", "EndpointConfigName": self._config}
+        changed = datetime.now(UTC) - self._age
+        return {"EndpointStatus": "Failed", "FailureReason": self._reason, "LastModifiedTime": changed}
+
+    def _create(self, plan: Any) -> None:
+        self.made += 1
+        self._age, self._config = timedelta(), plan.config_name
+
+    def _delete(self, _name: str) -> None:
+        assert self._age is not None
+        self.waited.append(self._age)
+        self._age = None
+
+
+def test_an_endpoint_for_which_there_is_no_instance_is_made_again_a_while_later(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = published(account, context)
+    capacity = Capacity(monkeypatch, failures=3)
+    hosted(done, context)
+    assert capacity.made == 4
+    assert capacity.waited == [timedelta(minutes=16)] * 3
+
+
+@pytest.mark.parametrize(
+    ("reason", "made", "cure"),
+    [
+        (Capacity.REASON, 4, "again later"),
+        ("The primary container did not pass the ping health check.", 1, "Read the log"),
+    ],
+)
+def test_an_endpoint_that_never_comes_up_fails_the_run(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch, reason: str, made: int, cure: str
+) -> None:
+    done = published(account, context)
+    capacity = Capacity(monkeypatch, failures=9, reason=reason)
+    with pytest.raises(errors.HostingFailed, match=reason) as failed:
+        hosted(done, context)
+    assert capacity.made == made
+    assert cure in failed.value.cure
+
+
+def test_an_endpoint_beyond_the_quota_names_the_quota(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "The account-level service limit 'ml.g5.xlarge for endpoint usage' is 0 Instances"
+
+    def refuse(_plan: Any) -> None:
+        raise ClientError({"Error": {"Code": "ResourceLimitExceeded", "Message": text}}, "CreateEndpoint")
+
+    done = published(account, context)
+    monkeypatch.setattr(hosting, "create", refuse)
+    with pytest.raises(errors.HostingFailed, match=r"ml\.g5\.xlarge for endpoint usage") as failed:
+        host_model.handler(done, context)
+    assert "Service Quotas" in failed.value.cure
+
+
 def test_the_plan_is_a_whole_training_job_under_a_name_of_its_own(account: Account, context: Context) -> None:
     planned = plan(account, context)
     again = plan_training.handler(planned | {"attempt": 2, "ladder_rung": 1, "memory_tier": 1}, context)
