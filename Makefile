@@ -69,7 +69,7 @@ lock: $(VENV)/.dev  ## the images' lock files, after their requirements have cha
 	done
 
 test-grants: export OMP_NUM_THREADS = 1
-test-grants: $(VENV)/.dev  ## every grant is needed: docs/grants.md; WRITE_GRANTS=1 writes it: four minutes
+test-grants: $(VENV)/.dev  ## every grant is needed: docs/grants.md; WRITE_GRANTS=1 writes it: five minutes
 	@WRITE_GRANTS=$(WRITE_GRANTS) $(BIN)/python -m pytest -m grants tests/grants
 
 # W3005: the CDK library itself writes DependsOn where a reference already orders two resources.
