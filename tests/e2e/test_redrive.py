@@ -57,8 +57,8 @@ def test_what_was_set_aside_is_listed_and_replayed(
     assert run is not None
     key = run_item(broken, f"{broken}-{'f' * 12}")._asdict()  # a run that nothing else knows of
     stages = [{"stage": "taken", "at": run.stages[0].at.isoformat()}]
-    write(cloud, key, status="running", stage="taken", stages=stages, subject=broken)
     taken = {"subject": broken, "dataset_id": "f" * 12, "run_id": f"{broken}-{'f' * 12}"}
+    write(cloud, key, status="running", stage="taken", stages=stages, **taken)
     event = {
         "version": "0", "id": "1", "source": "aws.states", "account": "1", "time": "2026-01-01T00:00:00Z",
         "region": "us-east-1", "resources": [], "detail-type": "Step Functions Execution Status Change",
