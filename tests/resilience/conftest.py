@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,23 @@ def orders(**orders: Any) -> bytes:
     return json.dumps(orders).encode()
 
 
+LOOK_SECONDS = 0.3  # between two looks at a run: looking must not be what takes the time
+
+
 @dataclass
 class FaultyCloud(Cloud):
+    _services: dict[str, Any] = field(default_factory=dict)
+
+    def service(self, name: str) -> Any:
+        """Its client, made once: that takes as long as a training here."""
+        if name not in self._services:
+            self._services[name] = self.deployment.client(name)
+        return self._services[name]
+
+    @property
+    def s3(self) -> Any:
+        return self.service("s3")
+
     def upset(self, *faults: Fault) -> None:
         self._control("PUT", json.dumps([fault.model_dump() for fault in faults]).encode())
 
@@ -62,7 +78,10 @@ class FaultyCloud(Cloud):
     def ended(self, subject: str, seconds: float = 120) -> Run:
         def look() -> Run | None:
             run = self.run(subject)
-            return run if run and run.status != "running" else None
+            if run and run.status != "running":
+                return run
+            time.sleep(LOOK_SECONDS)
+            return None
 
         return until(f"the run of {subject} ends", look, seconds)
 
@@ -70,18 +89,18 @@ class FaultyCloud(Cloud):
         return [execution for execution in self.executions() if execution["name"].rpartition("-")[0] == subject]
 
     def executions(self) -> list[dict[str, Any]]:
-        pages = self.deployment.client("stepfunctions").get_paginator("list_executions")
+        pages = self.service("stepfunctions").get_paginator("list_executions")
         machine = self.deployment.state_machine_arn
         return [execution for page in pages.paginate(stateMachineArn=machine) for execution in page["executions"]]
 
     def jobs_of(self, subject: str) -> list[dict[str, Any]]:
         """Training jobs, first to last."""
-        sagemaker = self.deployment.client("sagemaker")
+        sagemaker = self.service("sagemaker")
         names = [job["TrainingJobName"] for job in self.jobs(f"dreamdrop-{subject}-")]
         return [sagemaker.describe_training_job(TrainingJobName=name) for name in names]
 
     def jobs(self, name_contains: str = "dreamdrop-") -> list[dict[str, Any]]:
-        pages = self.deployment.client("sagemaker").get_paginator("list_training_jobs")
+        pages = self.service("sagemaker").get_paginator("list_training_jobs")
         return [job for page in pages.paginate(NameContains=name_contains) for job in page["TrainingJobSummaries"]]
 
     def log_of(self, job: dict[str, Any]) -> str:
@@ -105,12 +124,12 @@ class FaultyCloud(Cloud):
         return run
 
     def queues(self) -> dict[str, str]:
-        sqs = self.deployment.client("sqs")
+        sqs = self.service("sqs")
         return {url.rpartition("/")[2]: url for url in sqs.list_queues()["QueueUrls"]}
 
     def set_aside(self) -> dict[str, int]:
         """Messages in dead-letter queues, where there are any."""
-        sqs = self.deployment.client("sqs")
+        sqs = self.service("sqs")
         name = "ApproximateNumberOfMessages"
         counts = {
             queue: int(sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name])
@@ -157,7 +176,7 @@ def make_cloud(folder: Path, *options: str) -> FaultyCloud:
     running = start(folder, *options)
     cloud = FaultyCloud(running, 0, folder / "state")
     import_base_model(cloud, BASE_MODEL, {})
-    sqs = cloud.deployment.client("sqs")
+    sqs = cloud.service("sqs")
     for name, url in cloud.queues().items():
         if "DeadLetters" not in name:
             sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": str(HIDDEN_SECONDS)})
@@ -166,7 +185,7 @@ def make_cloud(folder: Path, *options: str) -> FaultyCloud:
 
 def one_message_at_a_time(cloud: FaultyCloud, function: str) -> None:
     """So that the death of the function is the death of one message's handling."""
-    functions = cloud.deployment.client("lambda")
+    functions = cloud.service("lambda")
     mappings = functions.list_event_source_mappings()["EventSourceMappings"]
     [mapping] = [mapping for mapping in mappings if function in mapping["FunctionArn"]]
     functions.update_event_source_mapping(UUID=mapping["UUID"], BatchSize=1)

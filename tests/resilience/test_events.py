@@ -53,7 +53,7 @@ def event(cloud: FaultyCloud, subject: str, file: str, at: datetime) -> str:
 
 def deliver(cloud: FaultyCloud, events: list[str]) -> None:
     """Without the delay, and returns when all have been handled."""
-    sqs = cloud.deployment.client("sqs")
+    sqs = cloud.service("sqs")
     [intake] = [url for name, url in cloud.queues().items() if "IntakeQueue" in name]
     for body in events:
         sqs.send_message(QueueUrl=intake, MessageBody=body, DelaySeconds=0)
@@ -116,7 +116,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=[-MINUTES, MINUTES], ids=["behind", "ahead"])
 def skewed(cloud: FaultyCloud, clock: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """The clock of every function is off; that of S3 is not."""
-    functions = cloud.deployment.client("lambda")
+    functions = cloud.service("lambda")
     known = functions.list_functions()["Functions"]
     before = {function["FunctionName"]: function["Environment"]["Variables"] for function in known}
     off = {"LD_PRELOAD": str(clock), "CLOCK_OFFSET_SECONDS": str(60 * request.param)}
