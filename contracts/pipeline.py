@@ -25,6 +25,7 @@ from contracts.training import Hosting, TrainingRequest
 
 TrainingCapacity = Literal["on-demand", "spot", "warm-pool"]  # one of them: SageMaker has no warm pools of spot
 
+SUBJECTS_A_PAGE = 500  # each is a few kilobytes at most; a function's answer is 6 MB at most
 DELETION_LEASE_SECONDS = 360  # longer than the function lives: nobody else begins while it may be at work
 
 
@@ -258,6 +259,13 @@ class Subject(_Payload):
     updated_at: datetime
     error: ErrorReport | None = Field(None, description="Why the newest run failed, or why there is none.")
     run: Run | None = None
+
+
+class SubjectPage(_Payload):
+    """Answer of GET /v1/subjects: in the order of their names, at most SUBJECTS_A_PAGE."""
+
+    subjects: list[Subject]
+    next: str | None = Field(None, description="What `after` is to be for the next page; null on the last.")
 
 
 class SubjectEvent(_Payload):

@@ -18,7 +18,7 @@ from contracts.errors import (
     UnknownSubject,
 )
 from contracts.generation import Generation, GenerationRequest, PictureSource
-from contracts.pipeline import Subject
+from contracts.pipeline import Subject, SubjectPage
 from contracts.storage import DATASET_INFO, check_subject, dataset_prefix
 from dreamdrop.api import Api, error_from, fetch, store
 from dreamdrop.deployment import Deployment
@@ -74,8 +74,13 @@ class Client:
         return keys
 
     def subjects(self) -> list[Subject]:
-        """GET /v1/subjects."""
-        return [Subject.model_validate(item) for item in self._api.call("GET", "/v1/subjects")["subjects"]]
+        """GET /v1/subjects, page after page."""
+        page = SubjectPage.model_validate(self._api.call("GET", "/v1/subjects"))
+        found = page.subjects
+        while page.next:
+            page = SubjectPage.model_validate(self._api.call("GET", f"/v1/subjects?after={quote(page.next, safe='')}"))
+            found = found + page.subjects
+        return found
 
     def subject(self, name: str) -> Subject:
         """GET /v1/subjects/{subject}: with its newest run. Raises UnknownSubject."""

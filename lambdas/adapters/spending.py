@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from contracts.pipeline import DatasetTaken, JobReceipt
 from contracts.storage import TableKey, run_item, spending_item
-from lambdas.adapters.table import SECONDS_A_DAY, Rows
+from lambdas.adapters.rows import SECONDS_A_DAY, Rows
 
 KEEP_DAYS = 35
 MEETINGS = 10  # with others at the same rows, until it is taken for a defect

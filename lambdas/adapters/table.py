@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any, NamedTuple
 
-import boto3
-from boto3.dynamodb.conditions import Attr, ConditionBase, Key
+from boto3.dynamodb.conditions import Attr, Key
 from botocore.exceptions import ClientError
 
 from contracts.artifact import PromotedVersion
 from contracts.errors import ErrorReport
 from contracts.generation import KEEP_GENERATIONS_DAYS, GenerationStatus, GenerationTimings
-from contracts.pipeline import DatasetTaken, Deletion, JobReceipt, Quote, Receipt, Run, RunStatus, Stage, Subject
+from contracts.pipeline import (
+    SUBJECTS_A_PAGE,
+    DatasetTaken,
+    Deletion,
+    JobReceipt,
+    Quote,
+    Receipt,
+    Run,
+    RunStatus,
+    Stage,
+    Subject,
+    SubjectPage,
+)
 from contracts.storage import (
     ALL_SUBJECTS,
     TableKey,
@@ -29,64 +39,9 @@ from contracts.storage import (
     wanted_classes_item,
 )
 from contracts.training import Hosting
-from lambdas.adapters.clients import CONFIG, error_code
+from lambdas.adapters.clients import error_code
+from lambdas.adapters.rows import SECONDS_A_DAY, Rows, now_text
 from lambdas.domain.generations import GenerationRow, deadline
-
-SECONDS_A_DAY = 86400
-
-
-@cache
-def _table(name: str) -> Any:
-    return boto3.resource("dynamodb", config=CONFIG).Table(name)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-class Rows:
-    def __init__(self, table_name: str) -> None:
-        self._table = _table(table_name)
-
-    def _get(self, key: TableKey) -> dict[str, Any] | None:
-        item: dict[str, Any] | None = self._table.get_item(Key=key._asdict(), ConsistentRead=True).get("Item")
-        return item
-
-    def _starting(self, start: TableKey, **more: Any) -> Iterator[dict[str, Any]]:
-        """The rows of a partition whose sort keys start so, in their order."""
-        condition: ConditionBase = Key("pk").eq(start.pk)
-        if start.sk:
-            condition &= Key("sk").begins_with(start.sk)
-        query: dict[str, Any] = {"KeyConditionExpression": condition, **more}
-        while True:
-            page = self._table.query(**query)
-            yield from page["Items"]
-            if "LastEvaluatedKey" not in page:
-                return
-            query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-
-    def _update(self, key: TableKey, values: dict[str, Any], condition: Any = None, extra: str = "") -> bool:
-        """SET of every value; `extra` is one more SET clause over the names #stages and :entry. False if refused."""
-        names = {f"#{name}": name for name in values}
-        clauses = [f"#{name} = :{name}" for name in values]
-        parameters: dict[str, Any] = {
-            "Key": key._asdict(),
-            "UpdateExpression": "SET " + ", ".join([*clauses, *([extra] if extra else [])]),
-            "ExpressionAttributeNames": names,
-            "ExpressionAttributeValues": {f":{name}": value for name, value in values.items()},
-        }
-        if extra:
-            parameters["ExpressionAttributeNames"]["#stages"] = "stages"
-            parameters["ExpressionAttributeValues"][":entry"] = [{"stage": values["stage"], "at": values["updated_at"]}]
-        if condition is not None:
-            parameters["ConditionExpression"] = condition
-        try:
-            self._table.update_item(**parameters)
-        except ClientError as error:
-            if error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
 
 
 class Hosted(NamedTuple):
@@ -104,7 +59,7 @@ class Subjects(Rows):
 
     def take(self, taken: DatasetTaken, uploaded_at: datetime) -> bool:
         """Records a new run, and makes it the subject's newest, in one transaction. False if it was known."""
-        now = _now()
+        now = now_text()
         run: dict[str, Any] = {
             **run_item(taken.subject, taken.run_id)._asdict(),
             **taken.plain(),
@@ -151,7 +106,7 @@ class Subjects(Rows):
         return self._advance(taken, "failed", "failed", {"error": report.model_dump()})
 
     def _advance(self, taken: DatasetTaken, stage: Stage, status: RunStatus, values: dict[str, Any]) -> bool:
-        now = _now()
+        now = now_text()
         moved = self._update(
             run_item(taken.subject, taken.run_id),
             {**values, "stage": stage, "status": status, "updated_at": now},
@@ -175,7 +130,7 @@ class Subjects(Rows):
         known = self._get(key)
         if known and known.get("error") == report.model_dump():
             return False
-        values = {"subject": subject, "status": "failed", "updated_at": _now(), "error": report.model_dump()}
+        values = {"subject": subject, "status": "failed", "updated_at": now_text(), "error": report.model_dump()}
         return self._update(key, values)
 
     def may_promote(self, taken: DatasetTaken) -> bool:
@@ -246,8 +201,11 @@ class Subjects(Rows):
             for key in (class_user_item(image_set, subject), wanted_classes_item(subject, image_set)):
                 self._table.put_item(Item={**key._asdict(), "subject": subject, "image_set": image_set})
 
-    def all(self) -> list[Subject]:
-        return [_subject(item) for item in self._starting(TableKey(ALL_SUBJECTS, ""))]
+    def page(self, after: str) -> SubjectPage:
+        condition = Key("pk").eq(ALL_SUBJECTS) & Key("sk").gt(after) if after else Key("pk").eq(ALL_SUBJECTS)
+        found = self._table.query(KeyConditionExpression=condition, Limit=SUBJECTS_A_PAGE)
+        following = found["LastEvaluatedKey"]["sk"] if "LastEvaluatedKey" in found else None
+        return SubjectPage(subjects=[_subject(item) for item in found["Items"]], next=following)
 
     def one(self, name: str) -> Subject | None:
         item = self._get(subject_item(name))
@@ -409,7 +367,7 @@ class Deletions(Rows):
     def request(self, subject: str, owner: str) -> None:
         """From now on the subject cannot be drawn. The first request counts; nothing where there is no subject."""
         wanted = Attr("pk").exists() & Attr("deletion_requested_at").not_exists()
-        values = {"deletion_requested_at": _now(), "deletion_requested_by": owner}
+        values = {"deletion_requested_at": now_text(), "deletion_requested_by": owner}
         self._update(subject_item(subject), values, wanted)
 
     def is_requested(self, subject: str) -> bool:
@@ -417,7 +375,7 @@ class Deletions(Rows):
 
     def begin(self, subject: str, lease_seconds: int) -> bool:
         """False if it is deleted, or somebody is at it: a second one could go on when a new upload has come."""
-        free = Attr("deletion_leased_until").not_exists() | Attr("deletion_leased_until").lt(_now())
+        free = Attr("deletion_leased_until").not_exists() | Attr("deletion_leased_until").lt(now_text())
         until = (datetime.now(UTC) + timedelta(seconds=lease_seconds)).isoformat(timespec="milliseconds")
         wanted = Attr("deletion_requested_at").exists()
         return self._update(subject_item(subject), {"deletion_leased_until": until}, wanted & free)
@@ -461,7 +419,7 @@ class Deletions(Rows):
     def finish(self, subject: str) -> Deletion:
         """The subject's row makes way for the record, in one transaction."""
         item = self._get(subject_item(subject)) or {}
-        finished_at = _now()
+        finished_at = now_text()
         done = Deletion(
             subject=subject,
             requested_at=item["deletion_requested_at"],

@@ -27,7 +27,7 @@ from contracts.errors import (
 )
 from contracts.generation import MAX_PAYLOAD_BYTES, Generation, GenerationRequest, Picture, PictureSource
 from contracts.metrics import GENERATIONS_ACCEPTED
-from contracts.pipeline import DeletionRequested, EndpointNotice, Subject
+from contracts.pipeline import DeletionRequested, EndpointNotice, Subject, SubjectPage
 from contracts.policy import check_prompts
 from contracts.progress import TrainingProgress
 from contracts.storage import GENERATION_PATTERN, progress_key, source_prefix
@@ -112,10 +112,12 @@ def cancel(generation_id: str) -> Response[str]:
 
 
 @app.get("/v1/subjects")
-def subjects() -> dict[str, Any]:
+def subjects() -> Response[str]:
     _owner()
-    found = Subjects(environment(ApiEnvironment).table_name).all()
-    return {"subjects": [subject.plain() for subject in found]}
+    after = app.current_event.query_string_parameters.get("after", "")
+    if len(after.encode()) > MAX_KEY_BYTES:
+        raise InvalidRequest("after: is longer than any subject's name.")
+    return _json(200, Subjects(environment(ApiEnvironment).table_name).page(after))
 
 
 @app.get("/v1/subjects/<name>")
@@ -262,7 +264,7 @@ def _with_progress(found: Subject, bucket: DataBucket) -> Subject:
     return found.model_copy(update={"run": run.model_copy(update={"progress": progress})})
 
 
-def _json(status: int, model: Generation | PictureSource | Subject) -> Response[str]:
+def _json(status: int, model: Generation | PictureSource | Subject | SubjectPage) -> Response[str]:
     return Response(status_code=status, content_type="application/json", body=model.model_dump_json())
 
 

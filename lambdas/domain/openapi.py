@@ -15,7 +15,7 @@ from contracts.generation import (
     GenerationRequest,
     PictureSource,
 )
-from contracts.pipeline import Subject
+from contracts.pipeline import SUBJECTS_A_PAGE, Subject, SubjectPage
 
 VERSION = "1"
 _REFERENCE = "#/components/schemas/{model}"
@@ -24,13 +24,12 @@ _REFERENCE = "#/components/schemas/{model}"
 def document(oidc_issuer: str = "") -> dict[str, Any]:
     """OpenAPI 3.1, served as /v1/openapi.json: the API's address is relative to that. Callers sign, or show a token."""
     _, schema = models_json_schema(
-        [(GenerationRequest, "validation"), (Generation, "serialization"), (Subject, "serialization"),
+        [(GenerationRequest, "validation"), (Generation, "serialization"), (SubjectPage, "serialization"),
          (PictureSource, "serialization"), (ErrorReport, "serialization")],
         ref_template=_REFERENCE,
     )  # fmt: skip
     scheme, described = _security_scheme(oidc_issuer)
     error = {"type": "object", "properties": {"error": _ref(ErrorReport), "correlation_id": {"type": "string"}}}
-    subjects = {"type": "object", "properties": {"subjects": {"type": "array", "items": _ref(Subject)}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Dreamdrop", "version": VERSION, "description": "Draw your subjects anywhere."},
@@ -40,7 +39,7 @@ def document(oidc_issuer: str = "") -> dict[str, Any]:
             "/v1/generations": {"post": _draw()},
             "/v1/generations/{id}": {"get": _get("One generation", _ref(Generation), "id"), "delete": _cancel()},
             "/v1/sources": {"post": _offer_source()},
-            "/v1/subjects": {"get": _get("Every subject", subjects)},
+            "/v1/subjects": {"get": _list_subjects()},
             "/v1/subjects/{subject}": {
                 "get": _get("One subject and its newest run", _ref(Subject), "subject"),
                 "delete": _delete(),
@@ -132,6 +131,16 @@ def _get(summary: str, schema: dict[str, Any], parameter: str | None = None) -> 
         "summary": summary,
         **({"parameters": [_path_parameter(parameter)]} if parameter else {}),
         "responses": {"200": _answer(summary, schema), **_errors()},
+    }
+
+
+def _list_subjects() -> dict[str, Any]:
+    after = "Lists those that follow this name; left out: from the first on."
+    return {
+        "summary": "The subjects, by name",
+        "description": f"At most {SUBJECTS_A_PAGE} at once; `next` is the `after` of the following page.",
+        "parameters": [{"name": "after", "in": "query", "schema": {"type": "string"}, "description": after}],
+        "responses": {"200": _answer("A page of subjects", _ref(SubjectPage)), **_errors()},
     }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -14,7 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny 
 
 from contracts.artifact import BaseModelManifest, FileEntry, checksum_of
 from contracts.storage import DATASET_INFO, MANIFEST
+from inference_container.generator import Generator
+from tests.containers.generators import VERSION, make_generator
+from tests.containers.inference_parts import describe_files, make_full, make_lora, publish, s3_server, version_manifest
+from tests.containers.training_parts import run_job
 from toyworld.tiny import RESOLUTION, build_tiny_base_model
+from training_container.platform import Platform
 
 INSTANCE_PROMPT = "a photo of sks toy"
 CLASS_PROMPT = "a photo of a toy"
@@ -82,3 +89,39 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = {"instance_prompt": INSTANCE_PROMPT, "class_prompt": CLASS_PROMPT}
     (directory / DATASET_INFO).write_text(json.dumps(info))
     return directory
+
+
+@pytest.fixture(scope="session")
+def lora_job(tmp_path_factory: pytest.TempPathFactory, tiny_base_model: Path, small_dataset: Path) -> Platform:
+    """Read-only by agreement."""
+    base = tmp_path_factory.mktemp("lora") / "job"
+    return run_job(base, tiny_base_model, small_dataset, max_steps=24, lora_rank=8, lora_alpha=2)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    with s3_server() as (_, client):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def published(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory, s3: Any) -> dict[str, Path]:
+    """rex and tom: LoRA. mia and uma: LoRA of UNet and text encoder. pip: full."""
+    root = tmp_path_factory.mktemp("subjects")
+    directories = {
+        "rex": make_lora(tiny_base_model, root / "rex", seed=1),
+        "tom": make_lora(tiny_base_model, root / "tom", seed=2),
+        "mia": make_lora(tiny_base_model, root / "mia", seed=3, text_encoder=True, std=0.2),
+        "uma": make_lora(tiny_base_model, root / "uma", seed=5, text_encoder=True, std=0.2),
+        "pip": make_full(tiny_base_model, root / "pip", seed=4),
+    }
+    for subject, directory in directories.items():
+        publish(s3, version_manifest(tiny_base_model, subject, VERSION, describe_files(directory)), directory)
+    return directories
+
+
+@pytest.fixture(scope="module")
+def generator(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Generator:
+    return make_generator(tiny_base_model, s3, tmp_path_factory.mktemp("cache"))

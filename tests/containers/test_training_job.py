@@ -12,29 +12,28 @@ import shutil
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from PIL import Image
 from safetensors.torch import load_file
 
 from contracts.artifact import BaseModelManifest
-from contracts.errors import (
-    EmptyDataset,
-    InvalidBaseModel,
-    InvalidDatasetInfo,
-    InvalidPreviousModel,
-    InvalidRequest,
-    TrainingDiverged,
-    UnreadableImage,
-)
+from contracts.errors import InvalidBaseModel, InvalidRequest, TrainingDiverged, UnreadableImage
 from contracts.progress import TrainingPhase, TrainingProgress
 from contracts.training import Hyperparameters, JobHyperparameters, TrainingDefaults
 from diffusion.verification import verify_base_model
-from tests.containers.conftest import draw_toy, write_manifest
-from tests.containers.training_parts import artifact_of, build_job, change_info, run_job, weight_digests
+from tests.containers.conftest import write_manifest
+from tests.containers.training_parts import (
+    LORA,
+    artifact_of,
+    build_job,
+    changed_parts,
+    draw,
+    pipeline,
+    run_job,
+    weight_digests,
+)
 from training_container import train as train_module
 from training_container.base_model import load_base_model
 from training_container.dreambooth import attention as attention_module
@@ -46,31 +45,6 @@ from training_container.failures import as_training_failure
 from training_container.platform import Platform
 from training_container.settings import read_settings
 from training_container.train import train
-
-LORA = "pytorch_lora_weights.safetensors"
-
-
-def pipeline(directory: Path) -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(directory)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def draw(pipe: StableDiffusionPipeline) -> Image.Image:
-    generator = torch.Generator().manual_seed(0)
-    return pipe("a photo of sks toy", num_inference_steps=3, generator=generator).images[0]
-
-
-def changed_parts(trained: Path, base: Path) -> set[str]:
-    before, after = weight_digests(base), weight_digests(trained)
-    assert before.keys() == after.keys()
-    return {name.split("/")[0] for name in before if before[name] != after[name]}
-
-
-@pytest.fixture(scope="module")
-def lora_job(tmp_path_factory: pytest.TempPathFactory, tiny_base_model: Path, small_dataset: Path) -> Platform:
-    base = tmp_path_factory.mktemp("lora") / "job"
-    return run_job(base, tiny_base_model, small_dataset, max_steps=24, lora_rank=8, lora_alpha=2)
 
 
 def test_lora_training_lowers_the_held_out_loss(lora_job: Platform) -> None:
@@ -236,72 +210,6 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_order_of_the_files(
     other = run_job(tmp_path / "other", tiny_base_model, small_dataset, seed=1, **options)
     assert weight_digests(same.model) == weight_digests(lora_job.model)
     assert weight_digests(other.model) != weight_digests(lora_job.model)
-
-
-def class_pictures(job: Platform) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in job.checkpoints.glob("class_images-*/*.png")}
-
-
-def test_class_pictures_are_drawn_once_counted_right_and_seeded(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
-) -> None:
-    options = {"with_prior_preservation": True, "num_class_images": 5, "sample_batch_size": 2, "max_steps": 2}
-    job = build_job(tmp_path / "job", tiny_base_model, small_dataset, **options)
-    own = job.dataset / "class_data_dir"
-    own.mkdir()
-    Image.new("RGB", (64, 64), "red").save(own / "own.png")
-    (own / ".DS_Store").write_bytes(b"junk")
-    train(job)
-    first = class_pictures(job)
-    assert sorted(first) == [f"class-000{number}.png" for number in range(4)]
-    assert len(set(first.values())) == 4
-    written = {path: path.stat().st_mtime_ns for path in job.checkpoints.glob("class_images-*/*.png")}
-    train(Platform(job.base))
-    assert {path: path.stat().st_mtime_ns for path in written} == written
-
-    shutil.rmtree(job.checkpoints)
-    train(Platform(job.base))
-    assert class_pictures(job) == first
-
-
-def test_class_pictures_of_earlier_jobs_are_used_and_only_the_others_drawn(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
-) -> None:
-    options = {"with_prior_preservation": True, "num_class_images": 4, "sample_batch_size": 2, "max_steps": 2}
-    first = run_job(tmp_path / "first", tiny_base_model, small_dataset, **options)
-    [drawn] = first.checkpoints.glob("class_images-*")
-    second = build_job(tmp_path / "second", tiny_base_model, small_dataset, **options)
-    kept = second.channel(drawn.name)
-    kept.mkdir()
-    for name in ("class-0000.png", "class-0001.png", "class-0002.png"):
-        shutil.copyfile(drawn / name, kept / name)
-    train(second)
-    assert list(class_pictures(second)) == ["class-0003.png"]
-    assert weight_digests(second.model) == weight_digests(first.model)
-
-
-def test_prior_preservation_changes_what_is_learned_by_its_weight(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
-) -> None:
-    own = shutil.copytree(small_dataset, tmp_path / "with-class")
-    shutil.copytree(small_dataset, own / "class_data_dir", ignore=shutil.ignore_patterns("*.json"))
-    options = {"with_prior_preservation": True, "num_class_images": 4}
-    weights = [
-        weight_digests(run_job(tmp_path / str(w), tiny_base_model, own, prior_loss_weight=w, **options).model)[LORA]
-        for w in (0.5, 1.0)
-    ]
-    without = weight_digests(run_job(tmp_path / "without", tiny_base_model, own).model)[LORA]
-    assert len({*weights, without}) == 3
-
-
-def test_captions_and_the_right_prompt_reach_each_photo(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
-) -> None:
-    plain = run_job(tmp_path / "plain", tiny_base_model, small_dataset)
-    job = build_job(tmp_path / "captioned", tiny_base_model, small_dataset)
-    (job.dataset / "photo-2.txt").write_text("sks toy on a beach")
-    train(job)
-    assert weight_digests(job.model) != weight_digests(plain.model)
 
 
 def test_progress_is_valid_and_only_moves_forward(
@@ -487,52 +395,6 @@ def test_encoding_at_every_step_gives_the_same_run_as_encoding_once(
     assert weight_digests(jobs[0].model) == weight_digests(jobs[1].model)
 
 
-def test_photos_of_several_shapes_are_trained_in_their_shapes(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shapes: list[tuple[int, ...]] = []
-    real = loop_module.batch_at
-
-    def watch(*arguments: Any) -> Any:
-        batch = real(*arguments)
-        shapes.append(tuple(batch.moments.shape))
-        return batch
-
-    monkeypatch.setattr(loop_module, "batch_at", watch)
-    options = {"aspect_buckets": True, "with_prior_preservation": True, "num_class_images": 3, "batch_size": 2}
-    job = build_job(tmp_path / "job", tiny_base_model, small_dataset, max_steps=12, **options)
-    draw_toy((64, 128), 10).save(job.dataset / "tall.png")
-    draw_toy((150, 70), 20).save(job.dataset / "wide.png")
-    train(job)
-    assert {shape[0] for shape in shapes} == {4}
-    assert len({shape[2:] for shape in shapes}) >= 3
-    assert artifact_of(job).training.held_out_after < artifact_of(job).training.held_out_before
-
-
-def test_several_subjects_are_trained_in_one_job(tmp_path: Path, tiny_base_model: Path, small_dataset: Path) -> None:
-    cup = {"folder": "cup", "instance_prompt": "a photo of zwx cup", "class_prompt": "a photo of a cup"}
-    job = build_job(
-        tmp_path / "job", tiny_base_model, small_dataset, with_prior_preservation=True, num_class_images=2, batch_size=2
-    )
-    change_info(job, concepts=[cup])
-    (job.dataset / "cup" / "class_data_dir").mkdir(parents=True)
-    draw_toy((64, 64), 90).save(job.dataset / "cup" / "1.png")
-    draw_toy((64, 64), 99).save(job.dataset / "cup" / "class_data_dir" / "own.png")
-    train(job)
-    artifact = artifact_of(job)
-    assert [concept.model_dump() for concept in artifact.concepts] == [cup]
-    assert len(artifact.training.samples) == 4
-    drawn = [sorted(path.name for path in folder.iterdir()) for folder in job.checkpoints.glob("class_images-*")]
-    assert sorted(drawn) == [["class-0000.png"], ["class-0000.png", "class-0001.png"]]
-
-
-def test_a_subject_without_photos_is_named(tmp_path: Path, tiny_base_model: Path, small_dataset: Path) -> None:
-    job = build_job(tmp_path / "job", tiny_base_model, small_dataset)
-    change_info(job, concepts=[{"folder": "cup", "instance_prompt": "a photo of zwx cup"}])
-    with pytest.raises(EmptyDataset, match="cup"):
-        train(job)
-
-
 def test_xformers_is_refused_where_it_does_not_work(
     tmp_path: Path, tiny_base_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,95 +418,6 @@ def test_the_trial_of_xformers_accepts_a_kernel_that_is_right(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "xformers.ops", ops)
     for precision in (Precision(torch.device("cpu"), "no"), Precision(torch.device("cpu"), "bf16")):
         attention_module._try_xformers(precision)
-
-
-@pytest.mark.parametrize("options", [{"method": "lora", "lora_rank": 4}, {"method": "full"}])
-@pytest.mark.parametrize("with_text", [False, True])
-def test_a_training_goes_on_from_an_earlier_model(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, options: dict[str, object], with_text: bool
-) -> None:
-    options = {**options, "train_text_encoder": with_text}
-    first = run_job(tmp_path / "first", tiny_base_model, small_dataset, **options)
-    second = build_job(tmp_path / "second", tiny_base_model, small_dataset, max_steps=2, lora_rank=4)
-    change_info(second, continue_from="rex")
-    shutil.copytree(first.model, second.channel("previous"))
-    train(second)
-    before, after = artifact_of(first), artifact_of(second)
-    assert after.training.held_out_before == pytest.approx(before.training.held_out_after, rel=1e-3)
-    assert after.training.held_out_before != pytest.approx(before.training.held_out_before, rel=1e-3)
-    assert (after.method, after.hyperparameters.train_text_encoder) == (options["method"], with_text)
-    assert weight_digests(second.model).keys() == weight_digests(first.model).keys()
-
-
-def test_what_does_not_fit_the_earlier_model_is_refused(
-    tmp_path: Path, tiny_base_model: Path, tiny_v_base_model: Path, small_dataset: Path, lora_job: Platform
-) -> None:
-    def going_on(name: str, base: Path = tiny_base_model, **hyperparameters: object) -> Platform:
-        job = build_job(tmp_path / name, base, small_dataset, **{"lora_rank": 8, **hyperparameters})
-        change_info(job, continue_from="rex")
-        return job
-
-    with pytest.raises(InvalidPreviousModel, match="has no channel previous"):
-        train(going_on("absent"))
-    other_base = going_on("other base", tiny_v_base_model)
-    shutil.copytree(lora_job.model, other_base.channel("previous"))
-    with pytest.raises(InvalidPreviousModel, match="was trained on tiny, not on tiny-v"):
-        train(other_base)
-    other_rank = going_on("other rank", lora_rank=16)
-    shutil.copytree(lora_job.model, other_rank.channel("previous"))
-    with pytest.raises(InvalidPreviousModel, match="lora_rank is 8"):
-        train(other_rank)
-    damaged = going_on("damaged")
-    shutil.copytree(lora_job.model, damaged.channel("previous"))
-    (damaged.channel("previous") / LORA).write_bytes(b"damaged")
-    with pytest.raises(InvalidPreviousModel, match="is damaged"):
-        train(damaged)
-
-
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_words_of_a_subject_are_learned_first_and_nothing_else_meanwhile(
-    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, method: str
-) -> None:
-    options = {"method": method, "textual_inversion_steps": 8, "textual_inversion_learning_rate": 0.05, "max_steps": 1}
-    job = run_job(tmp_path / "job", tiny_base_model, small_dataset, **options)
-    tokenizer = pipeline(tiny_base_model).tokenizer
-    own = tokenizer("sks", add_special_tokens=False).input_ids
-    name = "text_model.embeddings.token_embedding.weight"
-    before = load_file(tiny_base_model / "text_encoder" / "model.safetensors")
-    table = next(tensor for key, tensor in before.items() if name.endswith(key) or key.endswith(name))
-    if method == "lora":
-        words = load_file(job.model / "learned_words.safetensors")
-        assert words["ids"].tolist() == own
-        rows = words["rows"]
-        assert {path.name for path in job.model.glob("*.safetensors")} == {LORA, "learned_words.safetensors"}
-    else:
-        assert changed_parts(job.model, tiny_base_model) == {"unet", "text_encoder"}
-        after = load_file(job.model / "text_encoder" / "model.safetensors")
-        assert {key for key in before if not torch.equal(before[key], after[key])} == {
-            key for key in before if key.endswith("token_embedding.weight")
-        }
-        changed = next(after[key] for key in after if key.endswith("token_embedding.weight"))
-        assert (changed != table).any(dim=1).nonzero()[:, 0].tolist() == sorted(own)
-        rows = changed[own]
-        draw(pipeline(job.model))
-    assert not torch.equal(rows, table[own].float())
-    training = artifact_of(job).training
-    assert training.held_out_after < training.held_out_before
-
-    further = build_job(tmp_path / "further", tiny_base_model, small_dataset, method=method, max_steps=1)
-    shutil.copytree(job.model, further.channel("previous"))
-    train(further)
-    assert artifact_of(further).training.held_out_before == pytest.approx(training.held_out_after, rel=1e-3)
-    if method == "lora":
-        kept = load_file(further.model / "learned_words.safetensors")
-        assert torch.equal(kept["rows"], rows)
-
-
-def test_words_to_learn_need_a_class_prompt(tmp_path: Path, tiny_base_model: Path, small_dataset: Path) -> None:
-    job = build_job(tmp_path / "job", tiny_base_model, small_dataset, textual_inversion_steps=1)
-    change_info(job, class_prompt=None)
-    with pytest.raises(InvalidDatasetInfo, match="class_prompt of every subject"):
-        train(job)
 
 
 def test_a_warmup_that_outlasts_the_training_trains_nothing_and_is_refused(

@@ -10,12 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from PIL import Image
+
 from contracts.artifact import ARTIFACT, Artifact
 from contracts.storage import DATASET_INFO
 from training_container.platform import Platform
 from training_container.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LORA = "pytorch_lora_weights.safetensors"
 FEW_STEPS = {"max_steps": "6", "learning_rate": "1e-3", "lora_rank": "4", "save_steps": "1000"}
 
 
@@ -70,3 +75,20 @@ def finish(program: subprocess.Popen[str]) -> tuple[str, str]:
 def change_info(platform: Platform, **fields: object) -> None:
     path = platform.dataset / DATASET_INFO
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def pipeline(directory: Path) -> StableDiffusionPipeline:
+    pipe = StableDiffusionPipeline.from_pretrained(directory)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe: StableDiffusionPipeline) -> Image.Image:
+    generator = torch.Generator().manual_seed(0)
+    return pipe("a photo of sks toy", num_inference_steps=3, generator=generator).images[0]
+
+
+def changed_parts(trained: Path, base: Path) -> set[str]:
+    before, after = weight_digests(base), weight_digests(trained)
+    assert before.keys() == after.keys()
+    return {name.split("/")[0] for name in before if before[name] != after[name]}

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -35,6 +33,7 @@ from dreamdrop import api
 from lambdas.adapters.spending import Spending
 from lambdas.adapters.table import Deletions, Generations, Subjects
 from lambdas.domain.scaling import scalable
+from tests.cloudformation import CloudFormation, answering
 from tests.e2e.conftest import PROJECT, photo, until
 from tests.grants.conftest import OWN, PREFIX, READY, SHARED, Bench, denial
 from tests.grants.page import PAGE, render
@@ -466,26 +465,12 @@ def test_the_api(bench: Bench, rows: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def cloudformation() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(ResponseURL, what was put there)."""
-    answers: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            answers.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/answer", answers
-    server.shutdown()
+def cloudformation() -> Iterator[CloudFormation]:
+    with answering() as answered:
+        yield answered
 
 
-def test_the_end_of_the_stack(bench: Bench, cloudformation: tuple[str, list[dict[str, Any]]]) -> None:
+def test_the_end_of_the_stack(bench: Bench, cloudformation: CloudFormation) -> None:
     url, answers = cloudformation
     bench.until_endpoint_is("InService")
     bench.client("sagemaker").create_training_job(**job_request(bench, steps=100_000))

@@ -1,91 +1,27 @@
-"""The functions against moto: S3, DynamoDB, SNS, Step Functions and SageMaker in this process."""
+"""What the tests of the functions share: an account, and what the API answers in it."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from moto import mock_aws
-from PIL import Image
 
 os.environ |= {"POWERTOOLS_SERVICE_NAME": "test", "POWERTOOLS_METRICS_NAMESPACE": "test"}  # read when imported
 
-from contracts.artifact import BaseModelManifest
-from contracts.storage import MANIFEST, base_model_prefix, dataset_prefix
-from lambdas.adapters import clients, configuration
+from lambdas.adapters import configuration, hosting
+from lambdas.adapters.table import Subjects
+from tests.integration.account import REGION, TABLE, Account, Context, furnish, variables
+from tests.integration.api_parts import Api, Endpoint, host
 from tests.strict_requests import StrictRequests
 
 strict_requests = StrictRequests()
-
-REGION = "us-east-1"
-BUCKET = "photos"
-TABLE = "rows"
-ACCOUNT = "123456789012"
-
-
-@dataclass
-class Account:
-    """An AWS account with what the two stacks make in it."""
-
-    s3: Any
-    state_machine_arn: str
-    topic_arn: str
-    deletion_queue_url: str
-    hosting_queue_url: str
-
-    def put(self, key: str, content: bytes) -> None:
-        self.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
-
-    def get(self, key: str) -> bytes:
-        content: bytes = self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        return content
-
-    def head(self, key: str) -> dict[str, Any]:
-        described: dict[str, Any] = self.s3.head_object(Bucket=BUCKET, Key=key)
-        return described
-
-    def keys(self, prefix: str = "") -> list[str]:
-        listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix)
-        return [item["Key"] for item in listed.get("Contents", [])]
-
-    def drop(self, subject: str, files: dict[str, bytes]) -> None:
-        for path, content in files.items():
-            self.put(dataset_prefix(subject) + path, content)
-
-    def executions(self) -> list[dict[str, Any]]:
-        listed = clients.client("stepfunctions").list_executions(stateMachineArn=self.state_machine_arn)
-        executions: list[dict[str, Any]] = listed["executions"]
-        return executions
-
-
-@dataclass
-class Context:
-    """What a Lambda handler gets beside its event."""
-
-    function_name: str = "test"
-    memory_limit_in_mb: int = 128
-    invoked_function_arn: str = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:test"
-    aws_request_id: str = "request-1"
-    remaining_ms: int = 900_000
-
-    def get_remaining_time_in_millis(self) -> int:
-        return self.remaining_ms
 
 
 @pytest.fixture
 def context() -> Context:
     return Context()
-
-
-def photo(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (64, 64)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -99,64 +35,29 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     with mock_aws():
         strict_requests.watch()
         strict_requests.refused.clear()
-        made = _furnish()
-        for name, value in _variables(made).items():
+        made = furnish()
+        for name, value in variables(made).items():
             monkeypatch.setenv(name, value)
         yield made
     configuration._parsed.cache_clear()
     assert strict_requests.refused == []
 
 
-def _furnish() -> Account:
-    s3 = clients.client("s3")
-    s3.create_bucket(Bucket=BUCKET)
-    clients.client("dynamodb").create_table(
-        TableName=TABLE,
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-    )
-    machine = clients.client("stepfunctions").create_state_machine(
-        name="machine",
-        roleArn=f"arn:aws:iam::{ACCOUNT}:role/machine",
-        definition=json.dumps({"StartAt": "End", "States": {"End": {"Type": "Succeed"}}}),
-    )
-    topic = clients.client("sns").create_topic(Name="subjects")
-    deletions, notices = (clients.client("sqs").create_queue(QueueName=name) for name in ("deletions", "notices"))
-    base = BaseModelManifest(id="tiny", files=[], checksum="c" * 64, resolution=64, source="test", licence="test")
-    made = Account(s3, machine["stateMachineArn"], topic["TopicArn"], deletions["QueueUrl"], notices["QueueUrl"])
-    made.put(base_model_prefix("tiny") + MANIFEST, base.model_dump_json().encode())
-    return made
+@pytest.fixture
+def subjects(account: Account) -> Iterator[Subjects]:
+    yield Subjects(TABLE)
 
 
-def _variables(account: Account) -> dict[str, str]:
-    return {
-        "DATA_BUCKET": BUCKET,
-        "TABLE_NAME": TABLE,
-        "STATE_MACHINE_ARN": account.state_machine_arn,
-        "SUBJECT_TOPIC_ARN": account.topic_arn,
-        "DEFAULT_BASE_MODEL": "tiny",
-        "RESOURCE_PREFIX": "dreamdrop",
-        "TRAINING_IMAGE": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/training:1",
-        "TRAINING_ROLE_ARN": f"arn:aws:iam::{ACCOUNT}:role/training",
-        "TRAINING_INSTANCE_TYPES": "ml.g5.xlarge,ml.g4dn.xlarge",
-        "TRAINING_CAPACITY": "on-demand",
-        "TRAINING_WAIT_SECONDS": "3600",
-        "TRAINING_KEEP_ALIVE_SECONDS": "600",
-        "TRAINING_PAUSE_SECONDS": "30",
-        "TRAINING_MAX_SECONDS": "10800",
-        "TRAINING_BUDGET_DOLLARS": "5.0",
-        "DAILY_BUDGET_DOLLARS": "20.0",
-        "TRAINING_IS_BILLED": "True",
-        "INFERENCE_IMAGE": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/inference:1",
-        "INFERENCE_ROLE_ARN": f"arn:aws:iam::{ACCOUNT}:role/inference",
-        "INFERENCE_INSTANCE_TYPE": "ml.g4dn.xlarge",
-        "INFERENCE_MAX_INSTANCES": "1",
-        "INFERENCE_SUCCESS_TOPIC_ARN": account.topic_arn,
-        "INFERENCE_ERROR_TOPIC_ARN": account.topic_arn,
-        "SLEEP_AFTER_CREATION": "True",
-        "URL_LIFETIME_SECONDS": "3600",
-        "DELETION_QUEUE_URL": account.deletion_queue_url,
-        "HOSTING_QUEUE_URL": account.hosting_queue_url,
-        "DEFAULT_HOSTING": "shared",
-    }
+@pytest.fixture
+def endpoint(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    made = Endpoint()
+    monkeypatch.setattr(hosting, "submit", made.submit)
+    monkeypatch.setattr(hosting, "wake", made.wake)
+    monkeypatch.setattr(hosting, "describe", made.describe)
+    host("dog")
+    yield made
+
+
+@pytest.fixture
+def api(context: Context) -> Api:
+    return Api(context)

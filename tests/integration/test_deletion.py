@@ -30,9 +30,9 @@ from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Deletions, Generations, Subjects
 from lambdas.api import record_generation
 from lambdas.deletion import delete_subject
-from tests.integration.conftest import ACCOUNT, BUCKET, REGION, TABLE, Account, Context, photo
-from tests.integration.test_api import ARTIST, ASK, VERSION, Api, Endpoint, host, notice
-from tests.integration.test_pipeline_functions import INFO, take
+from tests.integration.account import ACCOUNT, BUCKET, REGION, TABLE, Account, Context, photo
+from tests.integration.api_parts import ARTIST, ASK, VERSION, Api, Endpoint, host, notice
+from tests.integration.steps import INFO, take
 
 DATASET = VERSION.partition("-")[0]
 OTHER_VERSION = "aaaaaaaaaaaa-1"
@@ -259,7 +259,7 @@ def test_nobody_is_told_of_a_failure_and_no_run_comes_back(account: Account, con
     for late in (subjects.is_running(RUN), subjects.succeed(RUN), subjects.fail(RUN, InternalError("x").report)):
         assert not late
     subjects.enter(RUN, "hosting")
-    assert subjects.all() == []
+    assert subjects.page("").subjects == []
 
 
 def test_a_picture_that_comes_too_late_is_not_kept(account: Account, context: Context, api: Api) -> None:

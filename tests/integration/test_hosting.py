@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 
 from contracts.pipeline import DatasetTaken, EndpointNotice, VersionPublished
-from contracts.storage import (
-    MAX_BASE_MODEL_LENGTH,
-    MAX_RESOURCE_PREFIX_LENGTH,
-    MAX_SUBJECT_LENGTH,
-    version_prefix,
-)
+from contracts.storage import MAX_BASE_MODEL_LENGTH, MAX_RESOURCE_PREFIX_LENGTH, MAX_SUBJECT_LENGTH, version_prefix
 from contracts.training import Hosting
 from lambdas.adapters import clients, hosting
 from lambdas.adapters.table import Deletions, Subjects
@@ -22,8 +17,8 @@ from lambdas.deletion import delete_subject
 from lambdas.domain.endpoints import EndpointPlan, OwnSubject
 from lambdas.domain.scaling import scalable
 from lambdas.hosting import host_model, keep_endpoint
-from tests.integration.conftest import ACCOUNT, BUCKET, REGION, TABLE, Account, Context
-from tests.integration.test_api import ARTIST, ASK, OLDER, VERSION, Api, host, publish
+from tests.integration.account import ACCOUNT, BUCKET, REGION, TABLE, Account, Context
+from tests.integration.api_parts import ARTIST, ASK, OLDER, VERSION, Api, host, publish
 from tests.integration.test_deletion import delete
 
 SHARED, OWN = "dreamdrop-tiny", "dreamdrop--dog"
@@ -43,11 +38,6 @@ def submitted(account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
 
     monkeypatch.setattr(hosting, "submit", submit)
     yield reached
-
-
-@pytest.fixture
-def api(context: Context) -> Api:
-    return Api(context)
 
 
 def status(endpoint_name: str) -> str | None:

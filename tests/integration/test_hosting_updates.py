@@ -15,12 +15,12 @@ from botocore.exceptions import ClientError
 from contracts import errors
 from contracts.storage import base_model_prefix, version_prefix
 from dreamdrop.local.sagemaker import SageMakerError
-from lambdas.adapters import clients, configuration, hosting, leftovers, table
+from lambdas.adapters import clients, configuration, hosting, leftovers, rows
 from lambdas.adapters.table import Subjects
 from lambdas.hosting import host_model
-from tests.integration.conftest import BUCKET, TABLE, Context, _furnish, _variables
+from tests.integration.account import BUCKET, TABLE, Context, furnish, variables
+from tests.integration.api_parts import OLDER, VERSION
 from tests.integration.sagemaker_harness import IMAGE, ROLE, Workshop, eventually
-from tests.integration.test_api import OLDER, VERSION
 from tests.integration.test_hosting import OWN, SHARED, published
 
 pytest_plugins = ["tests.integration.sagemaker_fixtures"]
@@ -59,7 +59,7 @@ def shop(make_shop: Any, aws_url: str, monkeypatch: pytest.MonkeyPatch) -> Itera
         "POWERTOOLS_TRACE_DISABLED": "1", "AWS_ENDPOINT_URL": aws_url,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    for cache in (clients.client, table._table, configuration._parsed):
+    for cache in (clients.client, rows.table_named, configuration._parsed):
         cache.cache_clear()
     over_http = clients.client
     engine = shop.engine
@@ -69,16 +69,16 @@ def shop(make_shop: Any, aws_url: str, monkeypatch: pytest.MonkeyPatch) -> Itera
     }
     for module in (clients, hosting, leftovers):
         monkeypatch.setattr(module, "client", lambda service: local.get(service) or over_http(service))
-    account = _furnish()
+    account = furnish()
     topics = {"INFERENCE_SUCCESS_TOPIC_ARN": shop.topic("success"), "INFERENCE_ERROR_TOPIC_ARN": shop.topic("error")}
     image = {"INFERENCE_IMAGE": f"{IMAGE}server", "INFERENCE_ROLE_ARN": ROLE, "SLEEP_AFTER_CREATION": "False"}
-    for name, value in (_variables(account) | topics | image).items():
+    for name, value in (variables(account) | topics | image).items():
         monkeypatch.setenv(name, value)
     account.put(base_model_prefix("tiny") + "weights.txt", b"tiny")
     for version in (OLDER, VERSION, NEWER):
         account.put(version_prefix("dog", version) + "subject.txt", version.encode())
     yield shop
-    for cache in (over_http, table._table, configuration._parsed):
+    for cache in (over_http, rows.table_named, configuration._parsed):
         cache.cache_clear()
 
 

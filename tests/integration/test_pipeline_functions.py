@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
 from contracts import errors
-from contracts.artifact import (
-    Artifact,
-    BaseModelManifest,
-    FileEntry,
-    PromotedVersion,
-    SampleCheck,
-    TrainingSummary,
-    VersionManifest,
-)
+from contracts.artifact import BaseModelManifest, PromotedVersion, SampleCheck, VersionManifest
 from contracts.environment import StoreEnvironment
-from contracts.pipeline import DatasetReport, Run, Subject
+from contracts.pipeline import DatasetReport
 from contracts.storage import (
     MANIFEST,
     base_model_prefix,
@@ -37,18 +26,10 @@ from contracts.storage import (
     snapshot_prefix,
     version_manifest_key,
 )
-from contracts.training import (
-    DatasetInfo,
-    Hyperparameters,
-    TrainingDefaults,
-    TrainingRequest,
-    settle_hyperparameters,
-)
-from lambdas.adapters import hosting
+from contracts.training import DatasetInfo, Hyperparameters, TrainingDefaults, TrainingRequest, settle_hyperparameters
 from lambdas.adapters.data_bucket import DataBucket, Tagged
 from lambdas.adapters.table import Subjects
 from lambdas.hosting import host_model
-from lambdas.intake import take_dataset
 from lambdas.pipeline import (
     check_dataset,
     close_execution,
@@ -59,153 +40,11 @@ from lambdas.pipeline import (
     tell_failed,
     tell_ready,
 )
-from tests.integration.conftest import BUCKET, TABLE, Account, Context, photo
+from tests.integration.account import BUCKET, Account, Context, photo
+from tests.integration.steps import INFO, ended, hosted, leave_model, plan, published, subject_of, take, taken, trained
 from training_container.settings import read_settings
 
-INFO = b'{"instance_prompt": "a photo of sks dog", "hyperparameters": {"max_steps": 20, "resolution": 64}}'
 LONG_WARMUP = INFO.replace(b'"max_steps": 20', b'"lr_scheduler": "cosine", "lr_warmup_steps": 9, "max_steps": 8')
-
-
-@pytest.fixture
-def subjects(account: Account) -> Iterator[Subjects]:
-    yield Subjects(TABLE)
-
-
-def created(key: str, at: datetime | None = None) -> dict[str, Any]:
-    """An SQS record with S3's "Object Created" event, as EventBridge delivers it."""
-    event = {
-        "version": "0", "id": "e-1", "detail-type": "Object Created", "source": "aws.s3", "account": "123456789012",
-        "time": (at or datetime.now(UTC) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ"), "region": "us-east-1",
-        "resources": [f"arn:aws:s3:::{BUCKET}"],
-        "detail": {
-            "version": "0", "bucket": {"name": BUCKET},
-            "object": {"key": key, "size": 5, "etag": "e", "sequencer": "1"},
-            "request-id": "r", "requester": "123456789012", "source-ip-address": "127.0.0.1", "reason": "PutObject",
-        },
-    }  # fmt: skip
-    return {
-        "messageId": key, "receiptHandle": "h", "body": json.dumps(event), "attributes": {}, "messageAttributes": {},
-        "md5OfBody": "", "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:us-east-1:1:q", "awsRegion": "r",
-    }  # fmt: skip
-
-
-def take(context: Context, *keys: str, at: datetime | None = None) -> dict[str, Any]:
-    answer: dict[str, Any] = take_dataset.handler({"Records": [created(key, at) for key in keys]}, context)
-    return answer
-
-
-def taken(
-    account: Account, context: Context, subject: str = "dog", files: dict[str, bytes] | None = None
-) -> dict[str, Any]:
-    account.drop(
-        subject, files or {"a.png": photo(), "b.jpg": photo("blue", "JPEG"), "dataset_info.json": INFO, "x.txt": b"x"}
-    )
-    assert take(context, dataset_prefix(subject) + "a.png") == {"batchItemFailures": []}
-    newest = Subjects(TABLE).newest_run_id(subject)
-    [arn] = [execution["executionArn"] for execution in account.executions() if execution["name"] == newest]
-    payload: dict[str, Any] = json.loads(boto3.client("stepfunctions").describe_execution(executionArn=arn)["input"])
-    assert payload["run_id"] == newest
-    return payload
-
-
-def subject_of(subjects: Subjects, name: str = "dog") -> Subject:
-    found = subjects.one(name)
-    assert found is not None
-    return found
-
-
-# ---- intake
-
-
-def test_fifty_deliveries_of_one_upload_train_once(account: Account, context: Context, subjects: Subjects) -> None:
-    account.drop("dog", {"a.png": photo(), "dataset_info.json": INFO})
-    for _ in range(5):
-        take(context, *[dataset_prefix("dog") + "a.png"] * 10)
-    assert len(account.executions()) == 1
-    run = subject_of(subjects).run
-    assert run is not None
-    assert [entry.stage for entry in run.stages] == ["taken"]
-
-
-def test_two_deliveries_that_meet_train_once(
-    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    account.drop("dog", {"a.png": photo()})
-    key, read_run, overtaken = dataset_prefix("dog") + "a.png", Subjects.run, []
-
-    def overtake_and_read(self: Subjects, subject: str, run_id: str) -> Run | None:
-        if not overtaken:
-            overtaken.append(run_id)
-            take(context, key)
-        return read_run(self, subject, run_id)
-
-    monkeypatch.setattr(Subjects, "run", overtake_and_read)
-    take(context, key)
-    assert [execution["name"] for execution in account.executions()] == overtaken
-
-
-def test_an_event_that_a_later_upload_has_overtaken_starts_nothing(account: Account, context: Context) -> None:
-    account.drop("dog", {"a.png": photo()})
-    take(context, dataset_prefix("dog") + "a.png", at=datetime.now(UTC) - timedelta(seconds=30))
-    assert account.executions() == []
-
-
-def test_a_changed_dataset_is_another_run(account: Account, context: Context) -> None:
-    first = taken(account, context)
-    account.drop("dog", {"c.png": photo("green")})
-    take(context, dataset_prefix("dog") + "c.png")
-    assert len({e["name"] for e in account.executions()}) == 2
-    assert first["run_id"] in {e["name"] for e in account.executions()}
-
-
-def test_going_back_to_earlier_photos_is_a_new_run_and_its_duplicates_are_none(
-    account: Account, context: Context, subjects: Subjects
-) -> None:
-    names = []
-    for colour in ("red", "blue", "red"):
-        account.drop("dog", {"a.png": photo(colour)})
-        for _ in range(3):
-            take(context, dataset_prefix("dog") + "a.png")
-        names.append(subject_of(subjects).run.id)  # type: ignore[union-attr]
-    assert len(set(names)) == 3
-    assert {execution["name"] for execution in account.executions()} == set(names)
-
-
-def test_dropping_the_same_photos_again_after_a_failure_is_a_new_run(
-    account: Account, context: Context, subjects: Subjects
-) -> None:
-    payload = taken(account, context)
-    close_execution.handler(ended("ABORTED", payload), context)
-    take(context, dataset_prefix("dog") + "a.png")  # a late duplicate of the first upload
-    assert subject_of(subjects).run.id == payload["run_id"]  # type: ignore[union-attr]
-    time.sleep(1.1)  # S3 tells times in whole seconds
-    account.drop("dog", {"a.png": photo()})
-    take(context, dataset_prefix("dog") + "a.png")
-    assert subject_of(subjects).run.id != payload["run_id"]  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("name", ["My Dog", "dög", "..", "UPPER"])
-def test_an_unusable_subject_name_is_told_and_not_lost(
-    account: Account, context: Context, subjects: Subjects, name: str
-) -> None:
-    account.put(f"datasets/{name}/a.png", photo())
-    assert take(context, f"datasets/{name}/a.png") == {"batchItemFailures": []}
-    refused = subject_of(subjects, name)
-    assert refused.status == "failed"
-    assert refused.error is not None
-    assert refused.error.code == "invalid_subject_name"
-    assert account.executions() == []
-
-
-def test_folder_markers_and_deleted_datasets_start_nothing(account: Account, context: Context) -> None:
-    assert take(context, "datasets/dog/", "datasets/gone/a.png") == {"batchItemFailures": []}
-    assert account.executions() == []
-
-
-def test_an_event_that_cannot_be_read_goes_back_to_the_queue(account: Account, context: Context) -> None:
-    record = created("datasets/dog/a.png") | {"body": "{}"}
-    with pytest.raises(Exception, match="All records failed"):
-        take_dataset.handler({"Records": [record]}, context)
 
 
 # ---- CheckDataset
@@ -345,160 +184,6 @@ def test_a_dataset_that_changes_under_the_check_says_so(account: Account, contex
     account.drop("dog", {"a.png": photo("green")})
     with pytest.raises(errors.DatasetChanged):
         check_dataset.handler(payload, context)
-
-
-# ---- PlanTraining to TellReady
-
-
-def plan(account: Account, context: Context) -> dict[str, Any]:
-    planned: dict[str, Any] = plan_training.handler(check_dataset.handler(taken(account, context), context), context)
-    return planned
-
-
-def trained(account: Account, context: Context, **summary: Any) -> dict[str, Any]:
-    """What Train hands on, with a model in the bucket as SageMaker would have left it."""
-    planned = plan(account, context)
-    output = f"{planned['training_job']['OutputDataConfig']['S3OutputPath']}/{planned['job_name']}/output/model"
-    leave_model(account, output, "c", **summary)
-    return planned | {"artifact_uri": output, "billable_seconds": 60}
-
-
-def leave_model(account: Account, output: str, base_model_checksum: str, **summary: Any) -> None:
-    prefix = output.removeprefix(f"s3://{BUCKET}/") + "/"
-    account.put(prefix + "pytorch_lora_weights.safetensors", b"weights")
-    values = {
-        "steps": 20, "seconds": 1.0, "first_loss": 1.0, "last_loss": 0.5, "held_out_before": 1.0,
-        "held_out_after": 0.6, "samples": [SampleCheck(path="samples/0.png", finite=True, contrast=0.3)], **summary,
-    }  # fmt: skip
-    artifact = Artifact(
-        method="lora", base_model="tiny", base_model_checksum=base_model_checksum,
-        instance_prompt="a photo of sks dog", class_prompt=None, resolution=64, hyperparameters=Hyperparameters(),
-        training=TrainingSummary(**values), versions={},
-        files=[FileEntry(path="pytorch_lora_weights.safetensors", size=7, sha256="0" * 64)],
-    )  # fmt: skip
-    account.put(prefix + "artifact.json", artifact.model_dump_json().encode())
-
-
-def published(account: Account, context: Context) -> dict[str, Any]:
-    judged = judge_model.handler(trained(account, context), context)
-    done: dict[str, Any] = publish_model.handler(judged, context)
-    return done
-
-
-def hosted(published_: dict[str, Any], context: Context) -> dict[str, Any]:
-    """The loop of the state machine around HostModel."""
-    payload: dict[str, Any] = host_model.handler(published_, context)
-    while payload["endpoint_status"] != "InService":
-        payload = host_model.handler(payload, context)
-    return payload
-
-
-def test_an_endpoint_sleeps_right_after_its_creation_and_is_left_alone_afterwards(
-    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put_to_sleep: list[str] = []
-    monkeypatch.setattr(hosting, "send_to_sleep", put_to_sleep.append)
-    first = hosted(published(account, context), context)
-    assert put_to_sleep == [first["endpoint_name"]]
-    assert first["endpoint_changed"]
-    again = {name: value for name, value in first.items() if not name.startswith("endpoint_")}
-    hosted(again, context)  # the endpoint is there, and may be drawing
-    assert len(put_to_sleep) == 1
-
-
-def test_an_endpoint_that_was_rolled_back_fails_the_run_instead_of_being_updated_for_ever(
-    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = published(account, context)
-    found = {"EndpointStatus": "InService", "EndpointConfigName": "old", "FailureReason": "image not found"}
-    updates: list[Any] = []
-    rested: list[str] = []
-    monkeypatch.setattr(hosting, "describe", lambda _name: found)
-    monkeypatch.setattr(hosting, "update", lambda plan: not updates.append(plan))
-    monkeypatch.setattr(host_model, "let_it_rest", lambda _env, name: rested.append(name))
-    first = host_model.handler(done, context)
-    assert rested == []
-    with pytest.raises(errors.HostingFailed, match="image not found"):
-        host_model.handler(first, context)
-    assert len(updates) == 1
-    assert rested == [first["endpoint_name"]]  # what serves now is to sleep again, too
-
-
-class Capacity:
-    """An endpoint that fails as often as is said. Time passes when somebody looks at it."""
-
-    REASON = "Unable to provision requested ML compute capacity due to InsufficientInstanceCapacity error."
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int, reason: str = REASON) -> None:
-        self.made = 0
-        self.waited: list[timedelta] = []  # before another try
-        self._failures, self._reason = failures, reason
-        self._age: timedelta | None = None  # since its last change; None: there is none
-        monkeypatch.setattr(hosting, "describe", self._describe)
-        monkeypatch.setattr(hosting, "create", self._create)
-        monkeypatch.setattr(hosting, "delete", self._delete)
-        monkeypatch.setattr(host_model, "let_it_rest", lambda _env, _name: None)
-
-    def _describe(self, _name: str) -> dict[str, Any] | None:
-        if self._age is None:
-            return None
-        self._age += timedelta(minutes=4)
-        if self.made > self._failures:
-            return {"EndpointStatus": "InService", "EndpointConfigName": self._config}
-        changed = datetime.now(UTC) - self._age
-        return {"EndpointStatus": "Failed", "FailureReason": self._reason, "LastModifiedTime": changed}
-
-    def _create(self, plan: Any) -> None:
-        self.made += 1
-        self._age, self._config = timedelta(), plan.config_name
-
-    def _delete(self, _name: str) -> None:
-        assert self._age is not None
-        self.waited.append(self._age)
-        self._age = None
-
-
-def test_an_endpoint_for_which_there_is_no_instance_is_made_again_a_while_later(
-    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = published(account, context)
-    capacity = Capacity(monkeypatch, failures=3)
-    hosted(done, context)
-    assert capacity.made == 4
-    assert capacity.waited == [timedelta(minutes=16)] * 3
-
-
-@pytest.mark.parametrize(
-    ("reason", "made", "cure"),
-    [
-        (Capacity.REASON, 4, "again later"),
-        ("The primary container did not pass the ping health check.", 1, "Read the log"),
-    ],
-)
-def test_an_endpoint_that_never_comes_up_fails_the_run(
-    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch, reason: str, made: int, cure: str
-) -> None:
-    done = published(account, context)
-    capacity = Capacity(monkeypatch, failures=9, reason=reason)
-    with pytest.raises(errors.HostingFailed, match=reason) as failed:
-        hosted(done, context)
-    assert capacity.made == made
-    assert cure in failed.value.cure
-
-
-def test_an_endpoint_beyond_the_quota_names_the_quota(
-    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = "The account-level service limit 'ml.g5.xlarge for endpoint usage' is 0 Instances"
-
-    def refuse(_plan: Any) -> None:
-        raise ClientError({"Error": {"Code": "ResourceLimitExceeded", "Message": text}}, "CreateEndpoint")
-
-    done = published(account, context)
-    monkeypatch.setattr(hosting, "create", refuse)
-    with pytest.raises(errors.HostingFailed, match=r"ml\.g5\.xlarge for endpoint usage") as failed:
-        host_model.handler(done, context)
-    assert "Service Quotas" in failed.value.cure
 
 
 def test_the_plan_is_a_whole_training_job_under_a_name_of_its_own(account: Account, context: Context) -> None:
@@ -693,18 +378,6 @@ def test_an_object_that_was_deleted_after_it_was_read_is_not_replaced(account: A
     assert not bucket.replace(key, b"3", found.etag)
 
 
-def test_blocked_words_and_watermark_reach_the_container(
-    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BLOCKED_WORDS", "red scarf,hat")
-    monkeypatch.setenv("WATERMARK", "made, by us")
-    hosted(published(account, context), context)
-    sagemaker = boto3.client("sagemaker")
-    [model] = sagemaker.list_models()["Models"]
-    environment = sagemaker.describe_model(ModelName=model["ModelName"])["PrimaryContainer"]["Environment"]
-    assert environment == {"DATA_BUCKET": BUCKET, "BLOCKED_WORDS": "red scarf,hat", "WATERMARK": "made, by us"}
-
-
 # ---- failures
 
 
@@ -724,15 +397,6 @@ def test_a_failure_is_recorded_once_and_the_first_one_counts(
     assert run.status == "failed"
     assert run.error == error.report
     assert [entry.stage for entry in run.stages] == ["taken", "failed"]
-
-
-def ended(status: str, payload: dict[str, Any], **more: str) -> dict[str, Any]:
-    detail = {"status": status, "input": json.dumps(payload), "name": payload["run_id"], **more}
-    return {
-        "version": "0", "id": "1", "source": "aws.states", "account": "1", "time": "2026-01-01T00:00:00Z",
-        "region": "us-east-1", "resources": [], "detail-type": "Step Functions Execution Status Change",
-        "detail": detail,
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,7 +11,8 @@ from lambdas.adapters import hosting, leftovers
 from lambdas.adapters.clients import client
 from lambdas.domain.endpoints import EndpointPlan
 from lambdas.hosting import remove_endpoints
-from tests.integration.conftest import ACCOUNT, Account, Context
+from tests.cloudformation import CloudFormation, answering
+from tests.integration.account import ACCOUNT, Account, Context
 
 OUR_ROLE = f"arn:aws:iam::{ACCOUNT}:role/ours"
 OTHER_ROLE = f"arn:aws:iam::{ACCOUNT}:role/others"
@@ -22,23 +20,9 @@ TRAINING_ROLE = f"arn:aws:iam::{ACCOUNT}:role/training"
 
 
 @pytest.fixture
-def cloudformation() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(ResponseURL, what was put there)."""
-    answers: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            answers.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/answer", answers
-    server.shutdown()
+def cloudformation() -> Iterator[CloudFormation]:
+    with answering() as answered:
+        yield answered
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +78,7 @@ def left(kind: str, key: str, name: str) -> set[str]:
 
 
 def test_the_end_of_the_stack_removes_all_of_ours_and_nothing_else(
-    cloudformation: tuple[str, list[dict[str, Any]]],
+    cloudformation: CloudFormation,
 ) -> None:
     url, answers = cloudformation
     ours = [plan("dream", name, OUR_ROLE) for name in ("toyworld", "sd-2.1")]
@@ -121,7 +105,7 @@ def test_the_end_of_the_stack_removes_all_of_ours_and_nothing_else(
     assert answers[-1]["Status"] == "SUCCESS"
 
 
-def test_running_training_jobs_are_stopped(monkeypatch: pytest.MonkeyPatch, cloudformation: Any) -> None:
+def test_running_training_jobs_are_stopped(monkeypatch: pytest.MonkeyPatch, cloudformation: CloudFormation) -> None:
     url, _ = cloudformation
     stopped: list[str] = []
     monkeypatch.setattr(leftovers, "stop_job", stopped.append)
@@ -143,7 +127,9 @@ def test_only_running_jobs_under_our_role_are_ours(monkeypatch: pytest.MonkeyPat
     assert leftovers.running_jobs_of("dream", TRAINING_ROLE) == ["dream-rex-1"]
 
 
-def test_the_network_goes_after_its_last_interface(monkeypatch: pytest.MonkeyPatch, cloudformation: Any) -> None:
+def test_the_network_goes_after_its_last_interface(
+    monkeypatch: pytest.MonkeyPatch, cloudformation: CloudFormation
+) -> None:
     url, answers = cloudformation
     ec2 = client("ec2")
     network = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
@@ -176,7 +162,7 @@ def test_the_network_goes_after_its_last_interface(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_endpoint_that_is_still_changing_is_waited_for_and_then_reported(
-    monkeypatch: pytest.MonkeyPatch, cloudformation: Any
+    monkeypatch: pytest.MonkeyPatch, cloudformation: CloudFormation
 ) -> None:
     url, answers = cloudformation
     host(plan("dream", "toyworld", OUR_ROLE))

@@ -24,8 +24,9 @@ from contracts.training import MAX_CONCEPTS, MAX_PROMPT_CHARACTERS, TrainingRequ
 from lambdas.adapters import hosting, leftovers
 from lambdas.adapters.clients import client
 from lambdas.pipeline import check_dataset, judge_model, plan_training, publish_model, tell_ready
-from tests.integration.conftest import ACCOUNT, REGION, Account, Context, photo, strict_requests
-from tests.integration.test_pipeline_functions import hosted, leave_model, taken
+from tests.integration.account import ACCOUNT, REGION, Account, Context, photo
+from tests.integration.conftest import strict_requests
+from tests.integration.steps import hosted, leave_model, taken
 
 # Of a state: https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 LONGEST_PAYLOAD_BYTES = 256 * 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from dreamdrop.local.sagemaker import SageMakerError
+from dreamdrop.local.sagemaker.async_delivery import AsyncDelivery
+from dreamdrop.local.sagemaker.processes import ContainerProcess
 from tests.integration.sagemaker_harness import ACCOUNT, BUCKET, IMAGE, ROLE, Workshop, eventually, leftovers
 
 pytest_plugins = ["tests.integration.sagemaker_fixtures"]
@@ -159,6 +162,34 @@ def test_an_update_is_not_over_before_it_began(shop: Workshop, monkeypatch: pyte
     shop.engine.call("UpdateEndpoint", {"EndpointName": name, "EndpointConfigName": second})
     assert shop.endpoint(name)["EndpointStatus"] == "Updating"
     assert shop.in_service(name)["EndpointConfigName"] == "second"
+
+
+def test_a_request_that_was_taken_and_not_yet_sent_when_its_process_ends_is_served_by_the_next(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = shop.host()
+    taken, ending = threading.Event(), threading.Event()
+    read, stop = AsyncDelivery._input, ContainerProcess.stop
+
+    def slow_read(self: AsyncDelivery, request: Any) -> bytes:
+        taken.set()
+        assert ending.wait(15)
+        return read(self, request)
+
+    def slow_stop(self: ContainerProcess, grace_seconds: float) -> None:
+        ending.set()
+        time.sleep(0.5)
+        stop(self, 0)
+
+    monkeypatch.setattr(AsyncDelivery, "_input", slow_read)
+    monkeypatch.setattr(ContainerProcess, "stop", slow_stop)
+    sent = shop.ask(name, {"sleep": 1})
+    assert taken.wait(15)
+    shop.engine.call(
+        "UpdateEndpoint", {"EndpointName": name, "EndpointConfigName": shop.configure("second", weights="v2")}
+    )
+    assert shop.notification("success")["inferenceId"] == sent["InferenceId"]
+    assert json.loads(shop.get(sent["OutputLocation"]))["model"] == "v2"
 
 
 def test_an_endpoint_whose_program_does_not_start_fails_with_the_end_of_its_log_and_can_be_deleted(

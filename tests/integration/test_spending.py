@@ -20,8 +20,8 @@ from lambdas.adapters.table import Subjects
 from lambdas.domain.openapi import document
 from lambdas.domain.pricing import job_receipt
 from lambdas.pipeline import judge_model, plan_training, recover, settle_training, tell_failed
-from tests.integration.conftest import TABLE, Account, Context
-from tests.integration.test_pipeline_functions import plan, trained
+from tests.integration.account import TABLE, Account, Context
+from tests.integration.steps import plan, trained
 
 TODAY = date(2026, 11, 21)
 QUOTA = "The account-level service limit 'ml.g5.xlarge for training job usage' is 0 Instances"

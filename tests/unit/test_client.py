@@ -151,6 +151,12 @@ def test_a_token_is_not_told_when_a_deployment_is_printed(server: Server) -> Non
     assert "t.t.t" not in repr(deployment(server.url, token="t.t.t"))
 
 
+def test_subjects_are_listed_page_after_page(client: Client, server: Server) -> None:
+    server.when(f"GET {ROOT}/v1/subjects", (200, {"subjects": [subject()[1]], "next": "Grandma's cat & dog"}))
+    server.when(f"GET {ROOT}/v1/subjects?after=Grandma%27s%20cat%20%26%20dog", (200, {"subjects": [subject()[1]]}))
+    assert [found.subject for found in client.subjects()] == ["robot", "robot"]
+
+
 def test_every_request_is_signed_for_execute_api(client: Client, server: Server) -> None:
     server.when(f"GET {ROOT}/v1/subjects", (200, {"subjects": [subject()[1]]}))
     assert [found.subject for found in client.subjects()] == ["robot"]

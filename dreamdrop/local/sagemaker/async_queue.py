@@ -83,10 +83,6 @@ class AsyncQueue:
     def remove_all(self) -> list[AsyncRequest]:
         return self._remove(lambda request: True)
 
-    def wake_takers(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
     def idle_seconds(self) -> float:
         """Since the last arrival or answer; 0 while anything waits or runs."""
         with self._changed:

@@ -195,8 +195,6 @@ class EndpointController:
                 self.queue.done(request)
 
     def _retire(self, instance: ServingInstance) -> None:
-        instance.retired = True
-        self.queue.wake_takers()
         instance.retire(self._platform.settings.serving_stop_grace_seconds)
 
     def _remove(self) -> None:

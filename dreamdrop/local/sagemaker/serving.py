@@ -101,6 +101,8 @@ class ServingInstance:
     def invoke(self, body: bytes, headers: dict[str, str], timeout_seconds: float) -> Answer:
         """POST /invocations. Raises NotAccepted, NoAnswer."""
         with self._changed:
+            if self.retired:
+                raise NotAccepted
             self._in_flight += 1
         try:
             answer = self._post(body, headers, timeout_seconds)
@@ -113,9 +115,9 @@ class ServingInstance:
 
     def retire(self, grace_seconds: float) -> None:
         """Takes no more work, ends what it has, then goes. Its directory goes with it."""
-        self.retired = True
         deadline = time.monotonic() + grace_seconds
         with self._changed:
+            self.retired = True  # under the lock: whatever began before is waited for, nothing begins after
             while self._in_flight and self.alive and time.monotonic() < deadline:
                 self._platform.leave_if_closing()
                 self._changed.wait(0.1)
