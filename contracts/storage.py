@@ -114,6 +114,11 @@ def base_model_prefix(base_model: str) -> str:
     return f"{BASE_MODELS}{base_model}/"
 
 
+def as_resource_name(base_model: str) -> str:
+    """Names of SageMaker's resources have no dots. Of base models that would be called alike, the first is imported."""
+    return base_model.replace(".", "-")
+
+
 def checkpoint_prefix(subject: str, dataset_id: str) -> str:
     """One for all attempts at a dataset, so that the next attempt goes on where the last one was cut off."""
     return f"{CHECKPOINTS}{subject}/{dataset_id}/"

@@ -20,7 +20,7 @@ from contracts.artifact import (
 )
 from contracts.errors import InvalidBaseModel, InvalidRequest
 from contracts.generation import GenerationDefaults
-from contracts.storage import MANIFEST, base_model_prefix
+from contracts.storage import BASE_MODELS, MANIFEST, as_resource_name, base_model_prefix
 from contracts.training import TrainingDefaults, describe
 from dreamdrop.checksums import sha256_of
 from dreamdrop.deployment import Deployment
@@ -72,13 +72,19 @@ def import_directory(
 ) -> list[str]:
     """Uploads what the bucket lacks, manifest.json last; returns the uploaded paths, [] when nothing was missing.
 
-    Raises InvalidRequest when the id is taken by other files: models trained on those would stop to fit.
+    Raises InvalidRequest when the id is taken by other files: models trained on those would stop to fit; and when its
+    endpoint would be that of another base model.
     """
     s3, bucket, prefix = deployment.client("s3"), deployment.data_bucket, base_model_prefix(manifest.id)
     present = imported_manifest(deployment, manifest.id)
     if present is not None and present.checksum != manifest.checksum:
         raise InvalidRequest(
             f"The base model {manifest.id} is imported already, with other files.", "Import this one under another id."
+        )
+    if namesake := _namesake(s3, bucket, manifest.id):
+        raise InvalidRequest(
+            f"The base model {manifest.id} and {namesake}, which is imported, would have one endpoint name.",
+            "Import this one under another id.",
         )
     total = sum(file.size for file in manifest.files)
     done, uploaded = 0, []
@@ -98,6 +104,14 @@ def import_directory(
         s3.put_object(Bucket=bucket, Key=prefix + MANIFEST, Body=body, ContentType="application/json")
         uploaded.append(MANIFEST)
     return uploaded
+
+
+def _namesake(s3: Any, bucket: str, model_id: str) -> str | None:
+    """Another base model, imported to the end or not, whose endpoint would have the same name."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=BASE_MODELS, Delimiter="/")
+    imported = [folder["Prefix"][len(BASE_MODELS) : -1] for page in pages for folder in page.get("CommonPrefixes", [])]
+    alike = (other for other in imported if as_resource_name(other) == as_resource_name(model_id))
+    return next((other for other in alike if other != model_id), None)
 
 
 def imported_manifest(deployment: Deployment, model_id: str) -> BaseModelManifest | None:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from contracts.generation import CONCURRENT_INVOCATIONS
-from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, OWN_SUBJECT, base_model_prefix
+from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, OWN_SUBJECT, as_resource_name, base_model_prefix
 from lambdas.domain.scaling import VARIANT, Scaling
 
 # Driver 550, CUDA 12.4, which runs the CUDA 12.8 libraries of the image; hosts are given an older one by default.
@@ -59,7 +59,7 @@ class EndpointPlan:
     def endpoint_name(self) -> str:
         if self.subject:
             return own_endpoint_name(self.prefix, self.subject.name)
-        return f"{self.prefix}-{self.base_model.replace('.', '-')}"
+        return f"{self.prefix}-{as_resource_name(self.base_model)}"
 
     @property
     def config_name(self) -> str:

@@ -25,12 +25,11 @@ from contracts.storage import dataset_prefix
 from dreamdrop.base_models import describe_directory, import_directory
 from dreamdrop.client import Client
 from dreamdrop.deployment import Deployment
-from dreamdrop.local import process, synth
+from dreamdrop.local import process
 from dreamdrop.local.process import LocalCloudProcess
 from dreamdrop.up import free_port
+from tests.synthesized import PROJECT, synthesized
 
-PROJECT = Path(__file__).resolve().parents[2]
-CDK_OUT = PROJECT / "build" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone") / "cdk.out"
 PATIENCE_SECONDS = 120.0
 TINY = "tiny"
 
@@ -138,12 +137,11 @@ def import_tiny_base_model(deployment: Deployment, directory: Path) -> None:
 
 
 def start(state: Path, port: int) -> LocalCloudProcess:
-    return process.start(CDK_OUT, state, port, auth=True, log=state.parent / "cloud.log")
+    return process.start(synthesized(), state, port, auth=True, log=state.parent / "cloud.log")
 
 
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    synth.synthesize(PROJECT, CDK_OUT)
     folder = tmp_path_factory.mktemp("cloud")
     port = free_port(0)
     made = Cloud(start(folder / "state", port), port, folder / "state")

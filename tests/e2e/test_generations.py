@@ -20,7 +20,8 @@ from PIL import Image
 from contracts.errors import DreamdropError, InvalidRequest, UnknownGeneration, UnknownSubject
 from contracts.generation import GenerationRequest, MixedSubject
 from contracts.storage import image_key, source_prefix
-from tests.e2e.conftest import PATIENCE_SECONDS, PROJECT, Cloud, dataset_info, photo, until
+from tests.e2e.conftest import PATIENCE_SECONDS, Cloud, dataset_info, photo, until
+from tests.synthesized import PROJECT
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dreamdrop.up import free_port
-from tests.e2e.conftest import PROJECT, until
+from tests.e2e.conftest import until
+from tests.synthesized import PROJECT
 
 pytestmark = pytest.mark.e2e
 

@@ -14,7 +14,7 @@ from PIL import Image
 from contracts.training import DatasetInfo
 from dreamdrop.local import process
 from dreamdrop.up import free_port
-from tests.e2e.conftest import PROJECT
+from tests.synthesized import PROJECT
 
 pytestmark = pytest.mark.e2e
 

@@ -13,10 +13,10 @@ import boto3
 import pytest
 
 from contracts.environment import HostEnvironment
-from dreamdrop.local import process, synth
+from dreamdrop.local import process
 from dreamdrop.up import free_port
 from lambdas.domain.endpoints import EndpointPlan
-from tests.e2e.conftest import CDK_OUT, PROJECT
+from tests.synthesized import PROJECT, synthesized
 
 pytestmark = pytest.mark.npm
 
@@ -26,9 +26,8 @@ HOST_MODEL = "lambdas.hosting.host_model.handler"
 @pytest.fixture(scope="module")
 def empty_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment of a command line whose account is a local cloud with nothing in it."""
-    synth.synthesize(PROJECT, CDK_OUT)
     port = free_port(0)
-    with process.start(CDK_OUT, tmp_path_factory.mktemp("cloud") / "state", port, deploy=False):
+    with process.start(synthesized(), tmp_path_factory.mktemp("cloud") / "state", port, deploy=False):
         yield {
             **os.environ,
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",

@@ -17,13 +17,14 @@ from botocore.config import Config
 os.environ |= {"POWERTOOLS_SERVICE_NAME": "test", "POWERTOOLS_METRICS_NAMESPACE": "test"}  # read when imported
 
 from contracts.pipeline import EndpointNotice
-from dreamdrop.local import process, synth
+from dreamdrop.local import process
 from dreamdrop.up import free_port
 from lambdas.domain.endpoints import own_endpoint_name
-from tests.e2e.conftest import CDK_OUT, PROJECT, TINY, Cloud, dataset_info, import_tiny_base_model, photo, until
+from tests.e2e.conftest import TINY, Cloud, dataset_info, import_tiny_base_model, photo, until
 from tests.grants.admission import Admission, Decisions, Ledger
 from tests.grants.granted import Grant, grants
 from tests.infra.synthesis import Synthesis
+from tests.synthesized import synthesized
 
 READY = "ball"
 PREFIX = "dreamdrop"
@@ -138,10 +139,10 @@ def denial(text: str) -> str:
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    synth.synthesize(PROJECT, CDK_OUT)
+    cdk_out = synthesized()
     folder = tmp_path_factory.mktemp("grants")
     port, decisions = free_port(0), folder / "decisions.jsonl"
-    started = process.start(CDK_OUT, folder / "state", port, auth=True, log=folder / "cloud.log", decisions=decisions)
+    started = process.start(cdk_out, folder / "state", port, auth=True, log=folder / "cloud.log", decisions=decisions)
     cloud = Cloud(started, port, folder / "state")
     try:
         import_tiny_base_model(cloud.deployment, folder / TINY)
@@ -160,7 +161,7 @@ def _furnished(cloud: Cloud, decisions: Path) -> Bench:
         functions.update_event_source_mapping(UUID=source["UUID"], Enabled=False)
     stack = cloud.deployment.client("cloudformation").describe_stack_resources(StackName="dreamdrop-service")
     physical = {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in stack["StackResources"]}
-    return Bench(cloud, grants(Synthesis(CDK_OUT)), Ledger(), Decisions(decisions), physical)
+    return Bench(cloud, grants(Synthesis(synthesized())), Ledger(), Decisions(decisions), physical)
 
 
 @pytest.fixture(scope="session")

@@ -34,9 +34,10 @@ from lambdas.adapters.spending import Spending
 from lambdas.adapters.table import Deletions, Generations, Subjects
 from lambdas.domain.scaling import scalable
 from tests.cloudformation import CloudFormation, answering
-from tests.e2e.conftest import PROJECT, photo, until
+from tests.e2e.conftest import photo, until
 from tests.grants.conftest import OWN, PREFIX, READY, SHARED, Bench, denial
 from tests.grants.page import PAGE, render
+from tests.synthesized import PROJECT
 
 pytestmark = pytest.mark.grants
 

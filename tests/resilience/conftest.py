@@ -21,13 +21,14 @@ import pytest
 from contracts.artifact import BaseModelManifest, FileEntry, checksum_of
 from contracts.pipeline import Run
 from contracts.storage import MANIFEST, base_model_prefix, models_prefix
-from dreamdrop.local import process, synth
+from dreamdrop.local import process
 from dreamdrop.local.faults import Fault, KnownFault
 from dreamdrop.local.images import staged_images
 from dreamdrop.local.plugins.fault_injection import CONTROL_PATH
 from dreamdrop.local.process import LocalCloudProcess
 from dreamdrop.up import free_port
-from tests.e2e.conftest import CDK_OUT, PROJECT, Cloud, Inbox, photo, until
+from tests.e2e.conftest import Cloud, Inbox, photo, until
+from tests.synthesized import synthesized
 
 PROGRAMS = Path(__file__).parent / "programs"
 BASE_MODEL = "toyworld"  # the local default, so that a dataset is nothing but photos
@@ -144,8 +145,7 @@ def start(folder: Path, *options: str) -> LocalCloudProcess:
     """A cloud whose images hold the programs of this folder."""
     cdk_out = folder / "cdk.out"
     if not cdk_out.exists():
-        synth.synthesize(PROJECT, CDK_OUT)
-        shutil.copytree(CDK_OUT, cdk_out)
+        shutil.copytree(synthesized(), cdk_out)
         for context, dockerfile in staged_images(cdk_out).values():
             program = dockerfile.parent / "__main__.py"
             program.rename(program.with_name("real.py"))

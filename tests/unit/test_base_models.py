@@ -142,6 +142,13 @@ def test_an_interrupted_import_uploads_only_what_is_missing(deployment: Deployme
     assert put_in(deployment, model) == ["vae/config.json", "manifest.json"]
 
 
+def test_an_id_whose_endpoint_would_be_that_of_another_is_refused(deployment: Deployment, model: Path) -> None:
+    for name in ("sd-2.1", "sd-2", "sd-2.1"):
+        import_directory(deployment, model, describe_directory(model, name, "here", "MIT"), lambda *_: None)
+    with pytest.raises(InvalidRequest, match=r"sd-2-1 and sd-2\.1, which is imported"):
+        import_directory(deployment, model, describe_directory(model, "sd-2-1", "here", "MIT"), lambda *_: None)
+
+
 def test_an_id_that_is_taken_by_other_files_is_refused(deployment: Deployment, model: Path) -> None:
     put_in(deployment, model)
     (model / "tokenizer/vocab.json").write_text('{"changed": 1}')

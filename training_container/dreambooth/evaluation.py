@@ -11,7 +11,7 @@ from training_container.dreambooth.draws import StepDraws, generator_for
 from training_container.dreambooth.loss import Predict, loss_step
 from training_container.dreambooth.schedule import NoiseSchedule
 
-TIMESTEPS_A_PHOTO = 8
+TIMESTEPS_A_PHOTO = 4
 MOST_PHOTOS = 8
 HELD_OUT_SEED = 2**32  # no run has it: a run's seed is below
 
@@ -20,7 +20,7 @@ HELD_OUT_SEED = 2**32  # no run has it: a run's seed is below
 def held_out_loss(
     predict: Predict, schedule: NoiseSchedule, moments: Sequence[Tensor], embeddings: Tensor, *, scaling_factor: float
 ) -> float:
-    """Mean loss of up to eight photos, each at eight timesteps spread over the schedule.
+    """Mean loss of up to eight photos, each at four timesteps spread over the schedule.
 
     moments: N times (2C, h, w); embeddings: (N, tokens, width). The draws are the same in every run and at every call.
     """
