@@ -50,7 +50,7 @@ def size_of(folder: Path) -> int:
 def test_the_program_is_whole_and_alone(container: str, image: str, store: Store, report: list[str]) -> None:
     expected = {
         f"{folder}/{file}"
-        for folder in ("contracts", container)
+        for folder in ("contracts", "diffusion", container)
         for file in files_below(ROOT / folder)
         if "__pycache__" not in file
     }

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.resilience
 
 SIZES = [int(size) for size in os.environ.get("DATASETS", "10,50,200").split(",")]
 PATIENCE_SECONDS_A_DATASET = 4.0
-TOLERANCE = 1.5  # the seconds a dataset of the largest drop, over those of the drop nearest to a hundred
+# The seconds a dataset of the largest drop, over those of the drop nearest to a hundred.
+CPU_TOLERANCE = 1.5
+WALL_TOLERANCE = 2.5  # other tests may run beside this one, and not all the time
 UPLOADERS = 4
 
 
@@ -108,5 +110,5 @@ def test_a_drop_of_many_datasets_trains_each_once_in_the_same_time(
         for count, seconds in spent.items():
             print(f"\n{count} datasets at once: {seconds.wall} s each, {seconds.cpu} s of processor time", end="")  # noqa: T201
     few, many = spent[min(SIZES, key=lambda size: abs(size - 100))], spent[max(SIZES)]
-    assert many.wall <= TOLERANCE * few.wall, spent
-    assert many.cpu <= TOLERANCE * few.cpu, spent
+    assert many.wall <= WALL_TOLERANCE * few.wall, spent
+    assert many.cpu <= CPU_TOLERANCE * few.cpu, spent
