@@ -12,6 +12,7 @@ import shutil
 import sys
 import types
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ from training_container import train as train_module
 from training_container.base_model import load_base_model
 from training_container.dreambooth import attention as attention_module
 from training_container.dreambooth import loop as loop_module
+from training_container.dreambooth.inversion import learnable_rows
 from training_container.dreambooth.loop import Learner
 from training_container.dreambooth.precision import Precision
 from training_container.dreambooth.trainable import make_trainable
@@ -187,6 +189,20 @@ def test_exactly_the_asked_weights_are_trainable(tiny_base_model: Path, method: 
     assert all("lora" in name for name in names) == (method == "lora")
     assert not any(weight.requires_grad for weight in base.vae.parameters())
     assert any(weight.requires_grad for weight in base.text_encoder.parameters()) == with_text
+
+
+@pytest.mark.parametrize("with_text", [False, True])
+def test_data_parallelism_sees_the_trained_networks_alone(tiny_base_model: Path, with_text: bool) -> None:
+    """A frozen text encoder lies elsewhere, and DistributedDataParallel refuses networks on several kinds of device."""
+    base = load_base_model(tiny_base_model, verify_base_model(tiny_base_model))
+    wanted = Hyperparameters(train_text_encoder=with_text)
+    model = make_trainable(base.unet, base.text_encoder, wanted, Precision(torch.device("cpu"), "no"))
+    parts = {field.name: None for field in dataclasses.fields(Learner)}
+    learner = Learner(**cast(Any, {**parts, "model": model}))
+    networks = [*loop_module._DifferentiableLoss(learner).networks]
+    assert networks == ([base.unet, base.text_encoder] if with_text else [base.unet])
+    with learnable_rows(base.text_encoder, [5], model.parameters.values()):
+        assert [*loop_module._DifferentiableLoss(learner).networks] == [base.text_encoder]
 
 
 def test_a_v_prediction_model_is_trained_to_predict_velocity(

@@ -101,11 +101,17 @@ class Learner:
 
 
 class _DifferentiableLoss(torch.nn.Module):
-    """What data parallelism must see: the trained networks as one module, and the loss as its forward pass."""
+    """What data parallelism must see: the trained networks as one module, and the loss as its forward pass.
+
+    Not a network that is only frozen: it may lie in the host's memory, and DistributedDataParallel wants one device.
+    """
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.networks = torch.nn.ModuleList([learner.model.unet, learner.model.text_encoder])
+        networks = (learner.model.unet, learner.model.text_encoder)
+        self.networks = torch.nn.ModuleList(
+            network for network in networks if any(weight.requires_grad for weight in network.parameters())
+        )
         self._loss_of = learner.loss_of
 
     def forward(self, batch: Batch) -> Tensor:
