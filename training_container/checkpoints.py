@@ -1,7 +1,8 @@
 """Checkpoints that give the same run back: safetensors and JSON, written aside and renamed, only the newest kept.
 
 checkpoint-<step>/weights.safetensors     the trained weights by name
-                  optimizer.safetensors   the optimizer's tensors as <parameter index>.<name>
+                  optimizer.safetensors   the optimizer's tensors as <parameter index>.<name>, dicts in dicts as
+                                          <parameter index>.<name of the inner one>.<name>
                   average.safetensors     the moving average of the weights by name, if one is kept
                   state.json              everything else, and the sha256 of the files above
 """
@@ -14,6 +15,7 @@ import logging
 import math
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,23 +122,32 @@ def _restore(folder: Path, saved: _SavedState, learner: Learner) -> None:
         learner.scaler.load_state_dict(dict(saved.scaler))
 
 
-def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, torch.Tensor], dict[str, float | int]]:
+def _flatten(state: Mapping[Any, Any], prefix: str = "") -> tuple[dict[str, torch.Tensor], dict[str, float | int]]:
+    """Dicts in dicts, as bitsandbytes keeps what it has quantised, by their dotted path."""
     tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, float | int] = {}
-    for index, entries in state.items():
-        for name, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().clone().contiguous()  # 8-bit Adam shares its tables
-            else:
-                numbers[f"{index}.{name}"] = value
+    for name, value in state.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            inner_tensors, inner_numbers = _flatten(value, f"{path}.")
+            tensors |= inner_tensors
+            numbers |= inner_numbers
+        elif isinstance(value, torch.Tensor):
+            # to the host one by one: the GPU has no room for a copy; a copy all the same: 8-bit Adam shares its tables
+            tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        else:
+            numbers[path] = value
     return tensors, numbers
 
 
 def _unflatten(tensors: dict[str, torch.Tensor], numbers: dict[str, float | int]) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {}
-    for key, value in (*tensors.items(), *numbers.items()):
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+    for path, value in (*tensors.items(), *numbers.items()):
+        index, *inner, name = path.split(".")
+        entries = state.setdefault(int(index), {})
+        for key in inner:
+            entries = entries.setdefault(key, {})
+        entries[name] = value
     return state
 
 
