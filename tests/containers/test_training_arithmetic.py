@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from contracts.errors import TrainingDiverged
 from contracts.training import Hyperparameters, LrScheduler
@@ -23,6 +24,7 @@ from training_container.dreambooth.loss import combine, loss_step
 from training_container.dreambooth.optimizer import apply_update, build_optimizer, build_scaler
 from training_container.dreambooth.precision import Precision
 from training_container.dreambooth.schedule import NoiseSchedule, learning_rate_at
+from training_container.dreambooth.text import PromptTable
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 CPU = Precision(torch.device("cpu"), "no")
@@ -212,6 +214,53 @@ def test_one_loss_that_is_not_finite_is_survived_and_two_in_a_row_are_not() -> N
     assert read_losses(state, [torch.tensor(2.0), torch.tensor(math.inf)]) == [2.0]
     with pytest.raises(TrainingDiverged, match="steps 4 and 5"):
         read_losses(state, [torch.tensor(math.nan), torch.tensor(3.0)])
+
+
+class SeenByDispatch(TorchDispatchMode):
+    """The names of the operations that reach a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_prompts_are_looked_up_without_an_index_on_the_device(trained: bool) -> None:
+    table = torch.randn(49, 3)
+    prompts = PromptTable(
+        ["a", "b", "c"],
+        cast(Any, lambda prompt: [ord(prompt) - 97, 48]),
+        cast(Any, torch.nn.Embedding.from_pretrained(table)),
+        CPU,
+        trained=trained,
+    )
+    with SeenByDispatch() as seen:
+        found = prompts.embeddings([2, 0, 2])
+    assert torch.equal(found, table[torch.tensor([[2, 48], [0, 48], [2, 48]])])
+    assert not seen.names & {"aten.index", "aten._to_copy", "aten.lift_fresh"}
+
+
+def test_draws_go_to_a_gpu_from_pinned_memory_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Tensor] = []
+    sent: list[tuple[Tensor, bool]] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    def to(tensor: Tensor, _device: torch.device, *, non_blocking: bool = False) -> Tensor:
+        sent.append((tensor, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(Tensor, "to", to)
+    draws(2).to(torch.device("cuda"))
+    assert len(sent) == 4
+    assert all(tensor is source and non_blocking for (tensor, non_blocking), source in zip(sent, pinned, strict=True))
 
 
 def test_the_held_out_loss_is_the_same_at_every_call() -> None:

@@ -12,6 +12,7 @@ from contracts.training import HIGHEST_MEMORY_TIER, Hyperparameters, TrainingDef
 from diffusion.configuration import TextEncoderConfig, UNetConfig
 from diffusion.files import read_unet
 from diffusion.unet import UNet
+from training_container.dreambooth.draws import StepDraws, generator_for
 from training_container.dreambooth.lora import LoraSettings
 from training_container.dreambooth.precision import Gpu, choose_mixed
 from training_container.footprint import Footprint, trace_text_encoder, trace_unet
@@ -192,3 +193,16 @@ def test_the_estimate_holds_on_a_gpu(full: Footprint) -> None:
         optimizer.zero_grad()
     measured = torch.cuda.max_memory_allocated()
     assert 0.85 * measured < estimate_peak(asked(), full) < 1.25 * measured
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU is waited for")
+def test_what_a_step_brings_to_a_gpu_makes_nobody_wait() -> None:
+    gpu = torch.device("cuda")
+    drawn = StepDraws.of(generator_for(0, "test"), (2, 4, 8, 8), 1000)
+    drawn.to(gpu)  # the first call reserves pinned memory
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        there = drawn.to(gpu)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(there.noise.cpu(), drawn.noise)

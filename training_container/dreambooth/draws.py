@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training_container.dreambooth.precision import send
+
 
 def generator_for(seed: int, purpose: str, *place: int) -> torch.Generator:
     """A CPU generator of its own for one place of the run, e.g. ("noise", step, micro_batch)."""
@@ -40,9 +42,7 @@ class StepDraws:
         return StepDraws(self.posterior[places], self.noise[places], self.timesteps[places], self.offset[places])
 
     def to(self, device: torch.device) -> StepDraws:
-        return StepDraws(
-            self.posterior.to(device), self.noise.to(device), self.timesteps.to(device), self.offset.to(device)
-        )
+        return StepDraws(*(send(drawn, device) for drawn in (self.posterior, self.noise, self.timesteps, self.offset)))
 
 
 def sample_indices(seed: int, purpose: str, first: int, count: int, population: int) -> list[int]:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.autoencoder import Autoencoder
-from training_container.dreambooth.precision import Precision
+from training_container.dreambooth.precision import Precision, send
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
@@ -25,7 +25,7 @@ def encode_moments(vae: Autoencoder, pictures: Sequence[Image.Image], precision:
     Half precision overflows in some VAEs; a picture whose moments are not finite is encoded again in fp32.
     """
     return torch.cat(
-        [_encode_one(vae, to_tensor(picture)[None].to(precision.device), precision) for picture in pictures]
+        [_encode_one(vae, send(to_tensor(picture)[None], precision.device), precision) for picture in pictures]
     )
 
 

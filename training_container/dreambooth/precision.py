@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
 BF16_CAPABILITY = (8, 0)  # Ampere; a T4 is (7, 5)
@@ -60,6 +61,13 @@ class Precision:
 
     def move(self, module: torch.nn.Module) -> None:
         module.to(self.device)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """From the host to the device. A GPU copies by itself from pinned memory: the host does not wait for it."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def release(module: torch.nn.Module) -> None:
