@@ -22,9 +22,9 @@ class WeightAverage:
         self.restore(self._parameters)
 
     @torch.no_grad()
-    def update(self, steps_done: int) -> None:
-        """Early on the average follows closely: min(decay, (1 + n) / (10 + n)), as diffusers' EMAModel does."""
-        decay = min(self._decay, (1 + steps_done) / (10 + steps_done))
+    def update(self, step: int) -> None:
+        """step: from 0. As diffusers' EMAModel: the weights themselves at first, then min(decay, (1 + n) / (10 + n))."""
+        decay = min(self._decay, (1 + step) / (10 + step)) if step else 0.0
         weights: list[Tensor] = [weight.detach() for weight in self._parameters.values()]
         torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
 

@@ -96,7 +96,7 @@ class Learner:
             max_grad_norm=self.settings.max_grad_norm,
         )
         if self.average:
-            self.average.update(step + 1)
+            self.average.update(step)
         return self.team.mean(total)
 
 
