@@ -31,7 +31,7 @@ logger = logging.getLogger("training")
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 AVERAGE = "average.safetensors"
 PARTIAL = ".checkpoint.partial"
-LAYOUT = 2  # raised when names change: a checkpoint of an earlier program is passed over
+LAYOUT = 3  # raised when names change: a checkpoint of an earlier program is passed over
 _NAME = re.compile(r"checkpoint-(\d{8})")
 
 
@@ -41,6 +41,7 @@ class _SavedState(BaseModel):
     fingerprint: str
     step: int
     losses: list[float | None]
+    skipped: list[int]
     seconds: float
     held_out_before: float | None
     optimizer_numbers: dict[str, float | int]
@@ -63,6 +64,7 @@ def save_checkpoint(directory: Path, fingerprint: str, learner: Learner, state: 
         fingerprint=fingerprint,
         step=state.step,
         losses=state.losses,
+        skipped=state.skipped,
         seconds=state.seconds,
         held_out_before=state.held_out_before if math.isfinite(state.held_out_before) else None,
         optimizer_numbers=numbers,
@@ -96,7 +98,7 @@ def restore_newest(directory: Path, fingerprint: str, learner: Learner) -> RunSt
             continue
         _restore(folder, saved, learner)
         before = math.nan if saved.held_out_before is None else saved.held_out_before
-        return RunState(saved.step, list(saved.losses), saved.seconds, before)
+        return RunState(saved.step, list(saved.losses), list(saved.skipped), saved.seconds, before)
     return None
 
 

@@ -277,6 +277,8 @@ def run_to_the_end(
         save=save,
         report=partial(tell, platform, total_steps, phase) if team.leads else lambda _: None,
     )
+    if state.skipped:
+        logger.info("%d of %d steps changed no weight: a gradient was not finite", len(state.skipped), state.step)
     if not finished:
         raise TrainingStopped(f"The training job was stopped at step {state.step} of {total_steps}.")
     if learner.average:

@@ -22,7 +22,7 @@ from training_container.dreambooth.evaluation import held_out_loss
 from training_container.dreambooth.loop import RunState, read_losses
 from training_container.dreambooth.loss import combine, loss_step
 from training_container.dreambooth.optimizer import apply_update, build_optimizer, build_scaler
-from training_container.dreambooth.precision import Precision
+from training_container.dreambooth.precision import MixedPrecision, Precision
 from training_container.dreambooth.schedule import NoiseSchedule, learning_rate_at
 from training_container.dreambooth.text import PromptTable
 
@@ -209,11 +209,50 @@ def test_gradients_are_clipped_by_the_global_norm() -> None:
 
 
 def test_one_loss_that_is_not_finite_is_survived_and_two_in_a_row_are_not() -> None:
+    def left(*losses: float) -> list[Tensor]:
+        return [torch.tensor([loss, 0.0]) for loss in losses]
+
     state = RunState()
-    assert read_losses(state, [torch.tensor(1.0), torch.tensor(math.nan)]) == [1.0]
-    assert read_losses(state, [torch.tensor(2.0), torch.tensor(math.inf)]) == [2.0]
+    assert read_losses(state, left(1.0, math.nan)) == [1.0]
+    assert read_losses(state, left(2.0, math.inf)) == [2.0]
     with pytest.raises(TrainingDiverged, match="steps 4 and 5"):
-        read_losses(state, [torch.tensor(math.nan), torch.tensor(3.0)])
+        read_losses(state, left(math.nan, 3.0))
+
+
+def test_steps_that_change_nothing_are_counted_and_too_many_in_a_row_stop_the_training() -> None:
+    def left(skipped: int, steps: int) -> list[Tensor]:
+        return [torch.tensor([1.0, skipped])] * steps
+
+    state = RunState()
+    read_losses(state, left(1, 19) + left(0, 1) + left(1, 10))
+    assert state.skipped == [*range(1, 20), *range(21, 31)]
+    with pytest.raises(TrainingDiverged, match="from 21 to 40 changed the model"):
+        read_losses(state, left(1, 12))
+
+
+class Plain:
+    """An optimizer that is not ours, as bitsandbytes' is not."""
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        self._sgd = torch.optim.SGD([weight], lr=0.1)
+        self.param_groups = self._sgd.param_groups
+        self.step, self.zero_grad = self._sgd.step, self._sgd.zero_grad
+
+
+@pytest.mark.parametrize("mixed", ["no", "fp16", "bf16"])
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize(("gradient", "skipped"), [(1.0, 0), (math.nan, 1), (math.inf, 1)])
+def test_every_kind_of_update_tells_whether_it_was_skipped(
+    mixed: MixedPrecision, ours: bool, gradient: float, skipped: int
+) -> None:
+    precision = Precision(torch.device("cpu"), mixed)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = build_optimizer([weight], Hyperparameters(), precision) if ours else cast(Any, Plain(weight))
+    scaler = build_scaler(precision)
+    scaler.scale((weight * gradient).sum()).backward()
+    told = apply_update(optimizer, scaler, [weight], learning_rate=0.1, max_grad_norm=1.0)
+    assert told.item() == skipped
+    assert (weight.item() == 1.0) is bool(skipped)
 
 
 class SeenByDispatch(TorchDispatchMode):

@@ -268,6 +268,22 @@ def test_a_loss_that_stays_infinite_stops_the_job(
         run_job(tmp_path / "job", tiny_base_model, small_dataset)
 
 
+def test_a_gradient_that_stays_infinite_under_finite_losses_stops_the_job(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every update is skipped, and the job leaves the base model as it was."""
+    real = loop_module.apply_update
+
+    def poisoned(optimizer: Any, scaler: Any, weights: list[torch.nn.Parameter], **rest: float) -> torch.Tensor:
+        for weight in weights:
+            weight.grad = torch.full_like(weight, math.inf)
+        return real(optimizer, scaler, weights, **rest)
+
+    monkeypatch.setattr(loop_module, "apply_update", poisoned)
+    with pytest.raises(TrainingDiverged, match="from 1 to 20 changed the model"):
+        run_job(tmp_path / "job", tiny_base_model, small_dataset, max_steps=30)
+
+
 def test_bad_photos_are_found_before_the_model_is_loaded(
     tmp_path: Path, tiny_base_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,10 +376,11 @@ def test_accumulating_two_passes_is_the_mean_of_their_gradients(
     """Pass k of step 0 is put in as the only pass of its own run, and the gradients are compared before the update."""
     captured: list[torch.Tensor] = []
 
-    def capture(optimizer: object, scaler: object, weights: list[torch.nn.Parameter], **_: object) -> None:
+    def capture(optimizer: object, scaler: object, weights: list[torch.nn.Parameter], **_: object) -> torch.Tensor:
         captured.append(torch.cat([w.grad.flatten().clone() for w in weights if w.grad is not None]))
         for weight in weights:
             weight.grad = None
+        return torch.zeros(())
 
     real = loop_module.batch_at
     monkeypatch.setattr(loop_module, "apply_update", capture)

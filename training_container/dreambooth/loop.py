@@ -25,7 +25,8 @@ from training_container.dreambooth.trainable import Trainable
 
 STEPS_BETWEEN_READINGS = 10
 SECONDS_BETWEEN_READINGS = 1.0
-NON_FINITE_LIMIT = 2  # in a row
+NON_FINITE_LIMIT = 2  # losses in a row
+SKIPPED_LIMIT = 20  # updates in a row: fp16's loss scale, halved at each, has come from 65536 to less than 1
 
 
 @dataclass
@@ -34,6 +35,7 @@ class RunState:
 
     step: int = 0  # optimiser steps done
     losses: list[float | None] = field(default_factory=list)  # one a step; None where it was not finite
+    skipped: list[int] = field(default_factory=list)  # the steps that changed no weight: a gradient was not finite
     seconds: float = 0.0  # spent in the loop, over all starts
     held_out_before: float = math.nan
 
@@ -79,7 +81,7 @@ class Learner:
         return self.team.parallel(_DifferentiableLoss(self))
 
     def optimise(self, step: int, learning_rate: float) -> Tensor:
-        """One optimiser step. Returns its loss, detached and still on the device."""
+        """One optimiser step. Returns, still on the device, its loss and 1 where it changed no weight, else 0."""
         passes = self.settings.gradient_accumulation_steps
         total = torch.zeros((), device=self.model.precision.device)
         for micro in range(passes):
@@ -88,7 +90,7 @@ class Learner:
                 loss = self.differentiable(batch)
                 self.scaler.scale(loss / passes).backward()
             total += loss.detach() / passes
-        apply_update(
+        skipped = apply_update(
             self.optimizer,
             self.scaler,
             list(self.model.parameters.values()),
@@ -97,7 +99,7 @@ class Learner:
         )
         if self.average:
             self.average.update(step)
-        return self.team.mean(total)
+        return torch.stack([self.team.mean(total), skipped.to(total.device)])
 
 
 class _DifferentiableLoss(torch.nn.Module):
@@ -119,16 +121,24 @@ class _DifferentiableLoss(torch.nn.Module):
 
 
 def read_losses(state: RunState, pending: list[Tensor]) -> list[float]:
-    """Brings the pending losses to the host and into the state. Returns the finite ones; raises TrainingDiverged."""
-    values = torch.stack(pending).tolist() if pending else []
+    """Brings what the steps have left to the host and into the state. Returns the finite losses.
+
+    pending: of each step its loss, and 1 where it changed no weight. Raises TrainingDiverged.
+    """
+    readings = torch.stack(pending).tolist() if pending else []
     pending.clear()
-    state.losses += [value if math.isfinite(value) else None for value in values]
-    tail = state.losses[-len(values) - NON_FINITE_LIMIT + 1 :] if values else []
-    for index in range(len(tail) - NON_FINITE_LIMIT + 1):
-        if all(loss is None for loss in tail[index : index + NON_FINITE_LIMIT]):
-            at = len(state.losses) - len(tail) + index + 1
-            raise TrainingDiverged(f"The loss was not a finite number at steps {at} and {at + 1}.")
-    return [value for value in values if math.isfinite(value)]
+    for loss, skipped in readings:
+        state.losses.append(loss if math.isfinite(loss) else None)
+        step = len(state.losses)
+        if skipped:
+            state.skipped.append(step)
+        if state.losses[-NON_FINITE_LIMIT:] == [None] * NON_FINITE_LIMIT:
+            raise TrainingDiverged(f"The loss was not a finite number at steps {step - 1} and {step}.")
+        if state.skipped[-SKIPPED_LIMIT:] == [*range(step - SKIPPED_LIMIT + 1, step + 1)]:
+            raise TrainingDiverged(
+                f"No step from {step - SKIPPED_LIMIT + 1} to {step} changed the model: a gradient was not finite."
+            )
+    return [loss for loss, _ in readings if math.isfinite(loss)]
 
 
 def run_loop(

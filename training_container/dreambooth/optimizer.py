@@ -130,8 +130,10 @@ def apply_update(
     *,
     learning_rate: float,
     max_grad_norm: float,
-) -> None:
+) -> Tensor:
     """Unscale, clip by the global norm, step, clear. A step with a non-finite gradient changes no weight.
+
+    Returns, on the device, 1 where the step was skipped for that, else 0.
 
     The fused AdamW learns both on the device: no host sync, and no pass over the gradients only to clip them.
     """
@@ -139,18 +141,20 @@ def apply_update(
         group["lr"] = learning_rate
     scaled: Any = optimizer  # GradScaler's hints know torch's own optimizers only
     scaler.unscale_(scaled)
-    if scaler.is_enabled():
-        torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-        scaler.step(scaled)
-        scaler.update()
-    elif isinstance(optimizer, AdamW):
+    if isinstance(optimizer, AdamW) and not scaler.is_enabled():
         norm = torch.nn.utils.get_total_norm(_gradients(parameters))
         optimizer.found_inf = (~norm.isfinite()).float()
         optimizer.grad_scale = ((norm + CLIP_EPSILON) / max_grad_norm).clamp(min=1.0)
         optimizer.step()
-    elif bool(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm).isfinite()):
-        optimizer.step()
+    else:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        if scaler.is_enabled():
+            scaler.step(scaled)
+            scaler.update()
+        elif bool(norm.isfinite()):  # 8-bit Adam itself waits for the GPU, at each parameter
+            optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    return (~norm.isfinite()).float()
 
 
 def _gradients(parameters: list[torch.nn.Parameter]) -> list[Tensor]:
