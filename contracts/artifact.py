@@ -19,6 +19,7 @@ WORD_IDS, WORD_ROWS = "ids", "rows"  # the tensors in it: tokens (K,), embedding
 REQUIRED_BASE_MODEL_FILES = ("model_index.json",)
 TRAINING_DEFAULTS = "training_defaults.json"  # of a base model, optional
 GENERATION_DEFAULTS = "generation_defaults.json"  # of a base model, optional
+MIN_CONTRAST = 0.01  # of a picture that shows something: an all-black or one-coloured one has none
 
 
 class _Record(BaseModel):

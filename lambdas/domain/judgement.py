@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from contracts.artifact import Artifact
+from contracts.artifact import MIN_CONTRAST, Artifact
 from contracts.errors import ModelRejected, TrainingCrashed, TrainingDiverged
 
-MIN_CONTRAST = 0.01  # an all-black or one-coloured picture has none
 MAX_DRIFT = 2.0  # held-out loss after training / before: beyond this the model has unlearned to denoise
 
 

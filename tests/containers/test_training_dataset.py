@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
-from contracts.errors import EmptyDataset, ImageTooLarge, TooManyImages, UnreadableImage
+from contracts.errors import EmptyDataset, ImageTooLarge, InvalidBaseModel, TooManyImages, UnreadableImage
 from contracts.training import MAX_INSTANCE_IMAGES
 from training_container.dreambooth.dataset import (
     CropRule,
@@ -23,6 +27,8 @@ from training_container.dreambooth.dataset import (
     read_class_pictures,
     read_instance_pictures,
 )
+from training_container.dreambooth.prior import generate_class_images
+from training_container.dreambooth.sampling import Drawn
 
 RULE = CropRule(resolution=32, center=True, seed=0)
 PROMPT = "a photo of sks toy"
@@ -260,3 +266,18 @@ def test_class_pictures_come_in_every_frame_that_is_trained(tmp_path: Path) -> N
     pictures = read_class_pictures(tmp_path, "a toy", 5, RULE, frames)
     assert [picture.frame for picture in pictures] == frames
     assert [picture.crops[0].size for picture in pictures] == frames
+
+
+@pytest.mark.parametrize(("finite", "contrast"), [(False, 0.5), (True, 0.001)])
+def test_a_blank_class_picture_is_neither_kept_nor_trained_on(tmp_path: Path, finite: bool, contrast: float) -> None:
+    class Blank:
+        def draw(self, _prompt: Tensor, _empty: Tensor, _purpose: str, numbers: Sequence[int]) -> list[Drawn]:
+            return [Drawn(Image.new("RGB", (8, 8)), finite, contrast) for _ in numbers]
+
+    none = torch.zeros(1, 1, 1)
+    with pytest.raises(InvalidBaseModel, match="blank class pictures") as caught:
+        generate_class_images(
+            tmp_path / "drawn", tmp_path / "kept", 1, 1, cast(Any, Blank()), none, none, lambda _done: None
+        )
+    assert "class_data_dir" in caught.value.cure
+    assert not list((tmp_path / "drawn").iterdir())

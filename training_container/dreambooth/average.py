@@ -23,7 +23,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """step: from 0. As diffusers' EMAModel: the weights themselves at first, then min(decay, (1 + n) / (10 + n))."""
+        """step: from 0. As diffusers' EMAModel: the weights at first, then min(decay, (1 + n) / (10 + n))."""
         decay = min(self._decay, (1 + step) / (10 + step)) if step else 0.0
         weights: list[Tensor] = [weight.detach() for weight in self._parameters.values()]
         torch._foreach_lerp_(list(self.tensors.values()), weights, 1 - decay)
