@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
+from contracts.storage import CLASS_IMAGES
 from training_container.base_model import frame_multiple
 from training_container.dreambooth.dataset import (
     CropRule,
     Frame,
     Picture,
+    ignored_files,
     read_class_pictures,
     read_instance_pictures,
 )
 from training_container.platform import Platform
 from training_container.settings import TrainingSettings
+
+NAMED_IN_THE_LOG = 10
+
+logger = logging.getLogger("training")
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Photos:
 
 
 def read_photos(platform: Platform, settings: TrainingSettings) -> Photos:
+    tell_ignored_files(platform, settings)
     wanted = settings.hyperparameters
     rule = CropRule(
         wanted.resolution or 0,
@@ -49,6 +57,14 @@ def read_photos(platform: Platform, settings: TrainingSettings) -> Photos:
             folder = platform.dataset / subject.folder
             given += read_class_pictures(folder, subject.class_prompt, room, class_rule(rule), photos.frames)
     return photos
+
+
+def tell_ignored_files(platform: Platform, settings: TrainingSettings) -> None:
+    folders = [platform.dataset / subject.folder for subject in settings.subjects]
+    names = [name for folder in folders for place in (folder, folder / CLASS_IMAGES) for name in ignored_files(place)]
+    if names:
+        named = ", ".join(map(repr, names[:NAMED_IN_THE_LOG]))
+        logger.info("ignored, since they are no pictures: %s%s", named, ", ..." if names[NAMED_IN_THE_LOG:] else "")
 
 
 def class_rule(rule: CropRule) -> CropRule:

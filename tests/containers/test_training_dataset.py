@@ -17,6 +17,7 @@ from torch import Tensor
 
 from contracts.errors import EmptyDataset, ImageTooLarge, InvalidBaseModel, TooManyImages, UnreadableImage
 from contracts.training import MAX_INSTANCE_IMAGES
+from tests.containers.training_parts import build_job
 from training_container.dreambooth.dataset import (
     CropRule,
     Frame,
@@ -29,6 +30,8 @@ from training_container.dreambooth.dataset import (
 )
 from training_container.dreambooth.prior import generate_class_images
 from training_container.dreambooth.sampling import Drawn
+from training_container.photos import read_photos
+from training_container.settings import read_settings
 
 RULE = CropRule(resolution=32, center=True, seed=0)
 PROMPT = "a photo of sks toy"
@@ -281,3 +284,21 @@ def test_a_blank_class_picture_is_neither_kept_nor_trained_on(tmp_path: Path, fi
         )
     assert "class_data_dir" in caught.value.cure
     assert not list((tmp_path / "drawn").iterdir())
+
+
+def test_files_that_are_no_pictures_are_named_in_one_line(
+    tmp_path: Path, small_dataset: Path, tiny_base_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = build_job(tmp_path / "job", tiny_base_model, small_dataset, resolution=32)
+    (job.dataset / "photo-1.txt").write_text("a caption")
+    (job.dataset / "class_data_dir").mkdir()
+    caplog.set_level("INFO", logger="training")
+    settings = read_settings(job.dataset, job.hyperparameters())
+    read_photos(job, settings)
+    assert not caplog.records
+    for name in (".DS_Store", "notes.pdf", "class_data_dir/Thumbs.db", *(f"z{number}.txt" for number in range(9))):
+        (job.dataset / name).write_bytes(b"junk")
+    assert len(read_photos(job, settings).instance) == 4
+    (line,) = caplog.messages
+    assert "'.DS_Store', 'notes.pdf', 'z0.txt'" in line and "'z7.txt'" in line and line.endswith(", ...")
+    assert "z8.txt" not in line and "caption" not in line and "photo-1" not in line

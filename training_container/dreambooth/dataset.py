@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
 from contracts.errors import EmptyDataset, ImageTooLarge, TooManyImages, UnreadableImage
-from contracts.storage import CLASS_IMAGES
+from contracts.storage import CLASS_IMAGES, DATASET_INFO
 from contracts.training import (
     CAPTION_EXTENSION,
     IMAGE_EXTENSIONS,
@@ -115,6 +115,16 @@ def image_files(directory: Path) -> list[Path]:
         ),
         key=lambda path: path.name,
     )
+
+
+def ignored_files(directory: Path) -> list[str]:
+    """Names of the files at the top level that are no part of a dataset."""
+    if not directory.is_dir():
+        return []
+    pictures = image_files(directory)
+    known = {DATASET_INFO, *(path.name for path in pictures)}
+    known |= {path.with_suffix(CAPTION_EXTENSION).name for path in pictures}
+    return sorted(path.name for path in directory.iterdir() if path.is_file() and path.name not in known)
 
 
 def read_instance_pictures(dataset: Path, prompt: str, rule: CropRule) -> list[Picture]:
