@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from contracts.training import Hyperparameters
+from diffusion.autoencoder import Autoencoder
 from diffusion.configuration import TextEncoderConfig, UNetConfig
 from diffusion.layers import recompute_activations
 from diffusion.text_encoder import TextEncoder
@@ -29,18 +30,21 @@ from training_container.dreambooth.precision import Precision
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 META = torch.device("meta")
+FP32 = 4
+MAPS_AT_ONCE = 4  # of a residual block: its input, normed, activated and convolved
 _IN_HALF: set[Callable[..., Any]] = {functional.linear, functional.conv2d, torch.matmul, torch.bmm}
 _IN_FULL: set[Callable[..., Any]] = {functional.group_norm, functional.layer_norm, functional.softmax, torch.softmax}
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one or more networks. Parameters are counts, activations bytes a picture."""
+    """Of one or more networks. Parameters are counts, activations bytes a picture, encoding bytes."""
 
     parameters: int  # of the base model
     trained: int
     activations: int
     activations_checkpointed: int
+    encoding: int = 0  # the autoencoder and its work, where it encodes at every step
 
     def __add__(self, other: Footprint) -> Footprint:
         return Footprint(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
@@ -56,15 +60,25 @@ class FootprintOf:
 
     def __call__(self, wanted: Hyperparameters) -> Footprint:
         lora = LoraSettings.of(wanted) if wanted.method == "lora" else None
-        key = (lora, wanted.train_text_encoder, wanted.resolution)
+        # To learn words the text encoder is there as well; a full fine-tune's optimizer takes more room than it, later.
+        with_text = wanted.train_text_encoder or bool(lora and wanted.textual_inversion_steps)
+        key = (lora, with_text, wanted.resolution, wanted.not_cache_latents)
         if key not in self._known:
             side = latent_shape(self._base.vae, wanted.resolution or 0)[-1]
             tokens = self._base.tokenizer.length
             found = trace_unet(self._base.unet.config, side, tokens, self._half, lora)
-            if wanted.train_text_encoder:
+            if with_text:
                 found += trace_text_encoder(self._base.text_encoder.config, tokens, self._half, lora)
+            if wanted.not_cache_latents:
+                found += Footprint(0, 0, 0, 0, encoding_bytes(self._base.vae, wanted.resolution or 0))
             self._known[key] = found
         return self._known[key]
+
+
+def encoding_bytes(vae: Autoencoder, resolution: int) -> int:
+    """The weights, in fp32, and the few feature maps of the first level that are there at once: the largest ones."""
+    maps = MAPS_AT_ONCE * vae.config.block_out_channels[0] * resolution**2
+    return FP32 * (sum(weight.numel() for weight in vae.parameters()) + maps)
 
 
 def trace_unet(

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from contracts.training import Hyperparameters, TrainingDefaults
 from training_container.dreambooth.precision import Gpu
-from training_container.footprint import Footprint
+from training_container.footprint import FP32, Footprint
 
 RESERVED = 1.0e9  # bytes: CUDA's context and the libraries' workspaces
 USABLE = 0.94  # of what is left; the rest is lost between blocks of different sizes
 BLOCK_SHARE = 12  # a checkpointed backward pass recomputes one block at a time, at most such a part of all
-FP32 = 4
 
 Trace = Callable[[Hyperparameters], Footprint]
 
@@ -34,28 +33,41 @@ class MemoryPlan:
 
 
 def plan_memory(
-    asked: Hyperparameters, defaults: TrainingDefaults, tier: int, gpu: Gpu | None, trace: Trace
+    asked: Hyperparameters,
+    defaults: TrainingDefaults,
+    tier: int,
+    gpu: Gpu | None,
+    trace: Trace,
+    *,
+    goes_on: bool = False,
+    processes: int = 1,
 ) -> MemoryPlan:
     """The first rung that fits, and `tier` rungs further. On the CPU everything fits.
 
-    asked: with mixed_precision settled. trace: the footprint of the UNet under given hyperparameters.
+    asked: with mixed_precision settled. trace: the footprint of what given hyperparameters train.
     """
-    rungs = ladder(asked, defaults)
+    rungs = ladder(asked, defaults, goes_on=goes_on)
     if gpu is None:
         return MemoryPlan(rungs[tier], tier, None)
-    room = usable_bytes(gpu)
-    estimates = [estimate_peak(rung, trace(rung)) for rung in rungs]
-    first = next((number for number, peak in enumerate(estimates) if peak <= room), len(rungs) - 1)
-    chosen = min(first + tier, len(rungs) - 1)
-    return MemoryPlan(rungs[chosen], chosen, estimates[chosen])
+
+    def peak(rung: int) -> float:
+        return estimate_peak(rungs[rung], trace(rungs[rung]), processes)
+
+    room, last = usable_bytes(gpu), len(rungs) - 1
+    first = next((rung for rung in range(last) if peak(rung) <= room), last)
+    chosen = min(first + tier, last)
+    return MemoryPlan(rungs[chosen], chosen, peak(chosen))
 
 
-def ladder(asked: Hyperparameters, defaults: TrainingDefaults) -> list[Hyperparameters]:
-    """Each rung keeps the savings of those before it. Five, whether or not each changes anything: a tier is a place."""
+def ladder(asked: Hyperparameters, defaults: TrainingDefaults, *, goes_on: bool = False) -> list[Hyperparameters]:
+    """Each rung keeps the savings of those before it. Five, whether or not each changes anything: a tier is a place.
+
+    goes_on: from an earlier model, whose weights fit the method and the rank that it has, and no others.
+    """
     rungs = [asked]
     for save in (_eight_bit_adam, _checkpointing, _one_at_a_time):
         rungs.append(save(rungs[-1]))
-    return [*rungs, _small_lora(rungs[-1], asked, defaults)]
+    return [*rungs, rungs[-1] if goes_on else _small_lora(rungs[-1], asked, defaults)]
 
 
 def _eight_bit_adam(before: Hyperparameters) -> Hyperparameters:
@@ -67,9 +79,15 @@ def _checkpointing(before: Hyperparameters) -> Hyperparameters:
 
 
 def _one_at_a_time(before: Hyperparameters) -> Hyperparameters:
-    """The same pictures a step, one after the other."""
+    """The same pictures a step, one after the other, and encoded before the first: the autoencoder can go then."""
     passes = before.gradient_accumulation_steps * before.batch_size
-    return before.model_copy(update={"batch_size": 1, "gradient_accumulation_steps": passes, "sample_batch_size": 1})
+    changes = {
+        "batch_size": 1,
+        "gradient_accumulation_steps": passes,
+        "sample_batch_size": 1,
+        "not_cache_latents": False,
+    }
+    return before.model_copy(update=changes)
 
 
 def _small_lora(before: Hyperparameters, asked: Hyperparameters, defaults: TrainingDefaults) -> Hyperparameters:
@@ -86,11 +104,12 @@ def usable_bytes(gpu: Gpu) -> float:
     return (gpu.memory - RESERVED) * USABLE
 
 
-def estimate_peak(wanted: Hyperparameters, footprint: Footprint) -> float:
+def estimate_peak(wanted: Hyperparameters, footprint: Footprint, processes: int = 1) -> float:
     """Bytes at the fullest moment of a step.
 
-    Weights, optimiser and moving average are always there. The casts of the weights and the activations are there at
-    the start of the backward pass, the gradients at its end; with accumulation they are there all the time.
+    Weights, optimiser, moving average and what encodes pictures are always there. The casts of the weights and the
+    activations are there at the start of the backward pass, the gradients at its end; with accumulation they are there
+    all the time, and so are the buckets in which DistributedDataParallel keeps them.
     """
     half = wanted.mixed_precision != "no"
     optimizer = (2 if wanted.use_8bit_adam else 8) * footprint.trained
@@ -106,5 +125,5 @@ def estimate_peak(wanted: Hyperparameters, footprint: Footprint) -> float:
     activations: float = footprint.activations * pictures
     if wanted.gradient_checkpointing:
         activations = footprint.activations_checkpointed * pictures + activations / BLOCK_SHARE
-    held = gradients if wanted.gradient_accumulation_steps > 1 else 0
-    return weights + optimizer + average + max(held + casts + activations, gradients)
+    held = gradients if wanted.gradient_accumulation_steps > 1 or processes > 1 else 0
+    return weights + optimizer + average + footprint.encoding + max(held + casts + activations, gradients)

@@ -68,7 +68,7 @@ def train(platform: Platform, team: Team = ALONE, verification: Future[BaseModel
     total_steps = settle_steps(settled, len(photos.instance), team.size)
     platform.report_progress("loading", 0, total_steps)
     base = load_base_model(platform.base_model, manifest)
-    settings, precision = fit_into_memory(settled, base)
+    settings, precision = fit_into_memory(settled, base, team, goes_on=previous is not None)
     studio = furnish(base, settings, photos, precision)
 
     prior = prior_pictures(platform, studio, settings, manifest, photos, total_steps, team)
@@ -134,14 +134,24 @@ def settle(
     return dataclasses.replace(asked, hyperparameters=wanted)
 
 
-def fit_into_memory(settings: TrainingSettings, base: BaseModel) -> tuple[TrainingSettings, Precision]:
+def fit_into_memory(
+    settings: TrainingSettings, base: BaseModel, team: Team = ALONE, *, goes_on: bool = False
+) -> tuple[TrainingSettings, Precision]:
     """Leaves nothing to guess: what the device and its memory decide is written down, for the log and the artifact."""
     gpu = visible_gpu()
     precision = Precision.choose(settings.hyperparameters.mixed_precision)
     if gpu is None:
         keep_freed_memory()
     wanted = settings.hyperparameters.model_copy(update={"mixed_precision": precision.mixed})
-    plan = plan_memory(wanted, base.manifest.training_defaults, settings.memory_tier, gpu, FootprintOf(base, precision))
+    plan = plan_memory(
+        wanted,
+        base.manifest.training_defaults,
+        settings.memory_tier,
+        gpu,
+        FootprintOf(base, precision),
+        goes_on=goes_on,
+        processes=team.size,
+    )
     fitted = plan.hyperparameters
     logger.info("memory tier %d: %s", settings.memory_tier, plan.describe(gpu))
     logger.info("%s: %s", precision.device, fitted.to_sagemaker())

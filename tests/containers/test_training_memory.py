@@ -12,10 +12,12 @@ from contracts.training import HIGHEST_MEMORY_TIER, Hyperparameters, TrainingDef
 from diffusion.configuration import TextEncoderConfig, UNetConfig
 from diffusion.files import read_unet
 from diffusion.unet import UNet
+from diffusion.verification import verify_base_model
+from training_container.base_model import load_base_model
 from training_container.dreambooth.draws import StepDraws, generator_for
 from training_container.dreambooth.lora import LoraSettings
-from training_container.dreambooth.precision import Gpu, choose_mixed
-from training_container.footprint import Footprint, trace_text_encoder, trace_unet
+from training_container.dreambooth.precision import Gpu, Precision, choose_mixed
+from training_container.footprint import Footprint, FootprintOf, trace_text_encoder, trace_unet
 from training_container.memory import RESERVED, USABLE, estimate_peak, ladder, plan_memory, usable_bytes
 
 GIB = 2**30
@@ -140,6 +142,56 @@ def test_text_encoder_ema_prior_and_batch_each_cost_memory(full: Footprint, text
     assert estimate_peak(asked(use_ema=True), full) == least + 4 * full.trained
     assert estimate_peak(asked(batch_size=4), full) > least
     assert estimate_peak(asked(batch_size=2), full) == estimate_peak(asked(with_prior_preservation=True), full)
+
+
+def test_a_training_that_goes_on_keeps_the_shape_of_its_earlier_model(full: Footprint, lora: Footprint) -> None:
+    for wanted in (asked(batch_size=2), asked(method="lora", lora_rank=8, batch_size=2)):
+        rungs = ladder(wanted, NONE, goes_on=True)
+        assert len(rungs) == len(ladder(wanted, NONE))
+        assert {(rung.method, rung.lora_rank) for rung in rungs} == {(wanted.method, wanted.lora_rank)}
+        assert rungs[-1] == rungs[-2] != rungs[-3]
+    tight = plan_memory(asked(), NONE, 0, Gpu(8 * GIB, (8, 0)), lambda _: full, goes_on=True)
+    assert (tight.rung, tight.hyperparameters.method) == (4, "full")
+
+
+def test_rungs_below_the_one_that_fits_are_not_traced(full: Footprint) -> None:
+    traced: list[Hyperparameters] = []
+
+    def trace(rung: Hyperparameters) -> Footprint:
+        traced.append(rung)
+        return full
+
+    plan = plan_memory(asked(), NONE, 0, Gpu(80 * GIB, (8, 0)), trace)
+    assert plan.rung == 0
+    assert all(rung == asked() for rung in traced)
+
+
+def test_data_parallelism_keeps_the_gradients_in_its_buckets(full: Footprint) -> None:
+    accumulating = asked(gradient_accumulation_steps=2)
+    assert estimate_peak(asked(), full, processes=2) == estimate_peak(accumulating, full)
+    assert estimate_peak(accumulating, full, processes=2) == estimate_peak(accumulating, full)
+    assert estimate_peak(asked(), full, processes=2) > estimate_peak(asked(), full)
+
+
+def test_encoding_at_every_step_and_learned_words_cost_memory(tiny_base_model: Path) -> None:
+    base = load_base_model(tiny_base_model, verify_base_model(tiny_base_model))
+    trace = FootprintOf(base, Precision(torch.device("cpu"), "no"))
+
+    def peak(**values: object) -> float:
+        wanted = asked(mixed_precision="no", resolution=64, **values)
+        return estimate_peak(wanted, trace(wanted))
+
+    vae = 4 * sum(weight.numel() for weight in base.vae.parameters())
+    text = 4 * sum(weight.numel() for weight in base.text_encoder.parameters())
+    assert peak(not_cache_latents=True) > peak() + vae
+    assert peak(method="lora", textual_inversion_steps=9) > peak(method="lora") + text
+    assert peak(textual_inversion_steps=9) == peak()  # a full fine-tune is at its fullest later
+    assert peak(train_text_encoder=True, textual_inversion_steps=9) == peak(train_text_encoder=True)
+
+
+def test_latents_are_kept_again_before_another_kind_of_model_is_trained() -> None:
+    rungs = ladder(asked(not_cache_latents=True), NONE)
+    assert [rung.not_cache_latents for rung in rungs] == [True, True, True, False, False]
 
 
 def test_precision_follows_the_gpu() -> None:
