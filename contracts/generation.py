@@ -65,7 +65,7 @@ Steps = Annotated[
 Guidance = Annotated[
     float | None,
     Field(
-        ge=0,
+        ge=-50,
         le=50,
         description=f"How strictly to follow the prompt, 1 or less: off; {_OTHERWISE} {Sampling.guidance_scale}.",
         json_schema_extra={"default": Sampling.guidance_scale},
@@ -98,8 +98,8 @@ class _Strict(BaseModel):
     def _no_field_is_a_truth_value(cls, document: Any) -> Any:
         """Python would take true for 1."""
         if isinstance(document, dict):
-            for name, value in document.items():
-                if isinstance(value, bool):
+            for name in cls.model_fields:  # others are refused by name later, and may not even be valid text
+                if isinstance(document.get(name), bool):
                     raise ValueError(f"{name}: is neither true nor false")
         return document
 

@@ -105,7 +105,8 @@ def test_every_field_changes_the_picture(generator: Generator) -> None:
 
 def test_guidance_of_one_or_less_is_off_and_ignores_the_negative_prompt(generator: Generator) -> None:
     off = picture(generator, guidance_scale=1, negative_prompt="blue")
-    assert np.array_equal(off, picture(generator, guidance_scale=0.5))
+    for less in (0.5, 0, -1):
+        assert np.array_equal(off, picture(generator, guidance_scale=less))
     assert not np.array_equal(off, picture(generator, guidance_scale=1.01))
 
 

@@ -134,7 +134,7 @@ def test_a_body_that_cannot_be_read_is_415() -> None:
         ("num_inference_steps", 0),
         ("num_inference_steps", 201),
         ("num_inference_steps", "many"),
-        ("guidance_scale", -1),
+        ("guidance_scale", -51),
         ("guidance_scale", "strong"),
         ("guidance_scale", float("nan")),
         ("guidance_scale", float("inf")),
@@ -168,6 +168,15 @@ def test_a_wrong_field_is_refused_by_its_name(field: str, value: Any) -> None:
         parse({"prompt": "a dog", field: value})
     assert caught.value.status == 400
     assert caught.value.cure
+
+
+@pytest.mark.parametrize("value", [True, 1, "x", None])
+@pytest.mark.parametrize("field", ["\ud800", "x\udfff"])
+def test_a_field_whose_name_is_no_text_is_the_callers_fault(field: str, value: Any) -> None:
+    for document in ({field: value}, {"subject": "rex", "mix": [{"subject": "tom", field: value}]}):
+        with pytest.raises(InvalidRequest) as caught:
+            parse({"prompt": "a dog", **document})
+        assert caught.value.report.model_dump_json().encode()
 
 
 def test_a_list_of_prompts_needs_a_list_of_negatives_of_its_length() -> None:

@@ -215,7 +215,8 @@ def malformed_bodies(count: int) -> Iterator[bytes]:
     """Valid requests with a field made wrong, bytes flipped or the end cut off."""
     dice = random.Random(20260101)
     junk = [None, True, -1, 0, 1e300, float("nan"), "", "x" * 3000, [], [[]], {}, {"a": []}, "\ud800", 2**70, ["a"] * 9]
-    fields = ["prompt", "width", "height", "seed", "num_inference_steps", "guidance_scale", "scheduler", "subject", "x"]
+    fields = ["prompt", "width", "height", "seed", "num_inference_steps", "guidance_scale", "scheduler", "subject"]
+    fields += ["x", "\ud800"]
     for _ in range(count):
         request: dict[str, Any] = {"prompt": "a dog", "num_inference_steps": 1, "subject": "nobody"}
         for _ in range(dice.randint(1, 3)):
@@ -290,10 +291,11 @@ def bad_bodies(count: int, chance: random.Random) -> Iterator[bytes]:
         "prompt": [None, [], {}, "", 7, [""], [None], True, "x" * 5000],
         "negative_prompt": [[], {}, 7, True, ["a"], "x" * 5000],
         **{field: [w for w in wrong if w is not None] for field in ("width", "height", "num_images_per_prompt")},
-        **{field: [[], {}, "", -1, 10**30, "x", "\x00"] for field in ("num_inference_steps", "guidance_scale", "seed")},
+        **{field: [[], {}, "", -1, 10**30, "x", "\x00"] for field in ("num_inference_steps", "seed")},
+        "guidance_scale": [[], {}, "", -51, 10**30, "x", "\x00"],
         **{field: [[], {}, 7, True, "", "..", "\x00"] for field in ("scheduler", "subject", "version", "source_image")},
         **{field: [[], {}, "", -1, 10**30, "x", None] for field in ("lora_scale", "upscale")},
-        "mix": [7, {}, "rex", [{}], [{"subject": ".."}], [[1]], None],
+        "mix": [7, {}, "rex", [{}], [{"subject": ".."}], [[1]], [{"subject": "tom", "\ud800": True}], None],
         "strength": [[], {}, "", -1, 0.5, 10**30, "x"],
     }
     for number in range(count):
@@ -305,7 +307,8 @@ def bad_bodies(count: int, chance: random.Random) -> Iterator[bytes]:
         elif kind == 1:
             yield document[: chance.randrange(1, len(document))]
         elif kind == 2:
-            yield json.dumps({"prompt": "a dog", chance.choice("abcdefg\u00e9 ") * 3: chance.choice(wrong)}).encode()
+            unknown = chance.choice("abcdefg\u00e9 \ud800") * 3
+            yield json.dumps({"prompt": "a dog", unknown: chance.choice(wrong)}).encode()
         else:
             garbled = bytearray(document)
             garbled[chance.randrange(len(garbled))] = chance.choice(b'{}[]":,\x00\xff\x80')

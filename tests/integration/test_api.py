@@ -265,7 +265,7 @@ def test_a_body_that_is_no_object_is_refused(endpoint: Endpoint, api: Api, body:
 def test_a_thousand_random_bodies_never_break_the_api(endpoint: Endpoint, api: Api) -> None:
     dice = random.Random(0)
     values = [None, True, -1, 10**30, 1.5, "", "x", [], {}, [None], {"a": 1}, "\x00", "💥", float("inf")]
-    fields = [*GenerationRequest.model_fields, "extra"]
+    fields = [*GenerationRequest.model_fields, "extra", "\ud800"]
     for _ in range(1000):
         body = {field: dice.choice(values) for field in dice.sample(fields, dice.randrange(len(fields)))}
         status, _ = api.draw(body)
