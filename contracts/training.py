@@ -65,6 +65,8 @@ MAX_NAMED_PROBLEMS = 10
 MEMORY_TIER = "memory_tier"
 HIGHEST_MEMORY_TIER = 4
 
+LEAST_LORA_LEARNING_RATE = 1e-5  # at JumpStart's 2e-6 adapters learn next to nothing
+
 Method = Literal["lora", "full"]
 Hosting = Literal["shared", "dedicated"]
 LoraTargets = Literal["attention", "all"]
@@ -129,7 +131,9 @@ class Hyperparameters(BaseModel):
 
     # ours
     method: Annotated[Method, BeforeValidator(_unquote)] = Field(
-        "lora", description="lora: megabytes a subject. full: every weight of the UNet, as JumpStart does."
+        "lora",
+        description="lora: megabytes a subject. full: every weight of the UNet, as JumpStart does; it is also meant by "
+        f"a learning_rate below {LEAST_LORA_LEARNING_RATE} beside neither method nor lora_ fields.",
     )
     resolution: WholeOrNone = Field(
         None, ge=32, le=1024, multiple_of=8, description="Side in pixels; the base model's own when absent."
@@ -295,6 +299,13 @@ def as_before(asked: Hyperparameters, before: Hyperparameters) -> Hyperparameter
     return asked.model_copy(update=kind)
 
 
+def _method_meant(asked: Hyperparameters) -> Method:
+    """JumpStart's clients know no method: they train the whole model, and send a rate that is meant for it."""
+    rate, named = asked.learning_rate, asked.model_fields_set
+    speaks_of_lora = "method" in named or any(name.startswith("lora_") for name in named)
+    return "full" if rate is not None and rate < LEAST_LORA_LEARNING_RATE and not speaks_of_lora else asked.method
+
+
 def settle_hyperparameters(
     asked: Hyperparameters, defaults: TrainingDefaults, resolution: int, *, has_classes: bool
 ) -> Hyperparameters:
@@ -304,6 +315,7 @@ def settle_hyperparameters(
     missing class prompt (has_classes: every subject has one). `resolution` is the base model's own. Settling twice is
     settling once, also after a dump.
     """
+    asked = asked.model_copy(update={"method": _method_meant(asked)})
     default = defaults.of(asked.method)
     left_open = default.model_fields_set - asked.model_fields_set
     if "epochs" in asked.model_fields_set:

@@ -127,7 +127,38 @@ def test_a_default_yields_to_what_it_would_contradict() -> None:
     assert settled(class_prompt=None).with_prior_preservation is False
 
 
-@pytest.mark.parametrize("asked", [{}, {"epochs": 3}, {"method": "full"}, {"max_steps": None}])
+def test_a_real_jumpstart_job_trains_the_whole_model_as_jumpstart_does() -> None:
+    asked = JobHyperparameters.from_sagemaker(JUMPSTART_JOB).training
+    got = settle_hyperparameters(asked, DEFAULTS, 64, has_classes=True)
+    assert (got.method, got.learning_rate, got.train_text_encoder) == ("full", 2e-6, True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "method"),
+    [
+        ({"learning_rate": 9e-6}, "full"),
+        ({"learning_rate": 1e-5}, "lora"),
+        ({"learning_rate": 2e-6, "method": "lora"}, "lora"),
+        ({"learning_rate": 2e-6, "rank": 8}, "lora"),
+        ({"learning_rate": 2e-6, "lora_targets": "all"}, "lora"),
+        ({"learning_rate": 2e-6, "max_steps": 200}, "full"),
+        ({"learning_rate": None}, "lora"),
+    ],
+)
+def test_a_rate_for_all_weights_means_all_weights_unless_lora_is_spoken_of(
+    asked: dict[str, object], method: str
+) -> None:
+    assert settled(**asked).method == method
+
+
+def test_a_low_rate_that_is_the_base_models_own_default_chooses_no_method() -> None:
+    gentle = TrainingDefaults.model_validate({"lora": {"learning_rate": 5e-6}})
+    once = settled(gentle)
+    assert (once.method, once.learning_rate) == ("lora", 5e-6)
+    assert settle_hyperparameters(once, gentle, 64, has_classes=True) == once
+
+
+@pytest.mark.parametrize("asked", [{}, {"epochs": 3}, {"method": "full"}, {"max_steps": None}, {"learning_rate": 2e-6}])
 def test_settling_again_changes_nothing_also_after_a_dump(asked: dict[str, object]) -> None:
     once = settled(**asked)
     assert settle_hyperparameters(once, DEFAULTS, 96, has_classes=True) == once
