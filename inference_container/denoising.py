@@ -6,7 +6,7 @@ has a random generator of its own, so that its neighbours in a batch do not chan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,7 @@ def new_picture(networks: Networks, height: int, width: int, generator: torch.Ge
 
 def encode_source(networks: Networks, picture: Tensor, generator: torch.Generator) -> Tensor:
     """A picture (1, 3, H, W) in [-1, 1] as latents (1, C, h, w)."""
-    moments = networks.vae.encode(picture.to(networks.device, networks.dtype))
+    moments = _finite(networks, networks.vae.encode, picture.to(networks.device, networks.dtype))
     shape = (1, moments.shape[1] // 2, *moments.shape[2:])
     sampled = sample_posterior(moments, _noise(networks, shape, generator)).to(networks.dtype)
     return sampled * networks.vae.config.scaling_factor
@@ -78,18 +78,22 @@ def denoise(
 
 
 def decode(networks: Networks, latents: Tensor) -> Tensor:
-    """Latents (1, C, h, w) as a picture (3, H, W) in [0, 1], fp32 on the CPU; not finite where the model failed.
-
-    Half precision overflows in some VAEs; then it is decoded again in fp32.
-    """
-    scaled = latents / networks.vae.config.scaling_factor
-    decoded = networks.vae.decode(scaled)
-    if networks.dtype == torch.float16 and not bool(decoded.isfinite().all()) and bool(scaled.isfinite().all()):
-        networks.vae.float()
-        decoded = networks.vae.decode(scaled.float())
-        networks.vae.half()
+    """Latents (1, C, h, w) as a picture (3, H, W) in [0, 1], fp32 on the CPU; not finite where the model failed."""
+    decoded = _finite(networks, networks.vae.decode, latents / networks.vae.config.scaling_factor)
     picture: Tensor = (decoded[0].float() / 2 + 0.5).clamp(0, 1).cpu()
     return picture
+
+
+def _finite(networks: Networks, direction: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+    """Half precision overflows in some VAEs; then it is encoded or decoded again in fp32."""
+    result = direction(given)
+    if networks.dtype != torch.float16 or bool(result.isfinite().all()) or not bool(given.isfinite().all()):
+        return result
+    try:
+        networks.vae.float()
+        return direction(given.float())
+    finally:  # also when memory was too small for it: the next picture is another one's
+        networks.vae.half()
 
 
 def _noise(networks: Networks, shape: Sequence[int], generator: torch.Generator) -> Tensor:

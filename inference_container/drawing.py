@@ -92,7 +92,8 @@ def _answers(batch: Sequence[Invocation], generator: Generator) -> list[WorkerAn
         _log.exception("a batch failed")
         if len(batch) == 1:
             return [_refusal(GenerationFailed(f"Drawing failed with {type(error).__name__}: {str(error)[:200]}."))]
-        return [answer for invocation in batch for answer in _answers([invocation], generator)]
+    # Outside the except block: the traceback would keep the failed batch's tensors.
+    return [answer for invocation in batch for answer in _answers([invocation], generator)]
 
 
 def _clean_up(generator: Generator) -> None:

@@ -39,14 +39,11 @@ class Networks:
     unet: UNet
     vae: Autoencoder
     scheduler_config: dict[str, Any]
+    dtype: torch.dtype  # what is computed in
 
     @property
     def device(self) -> torch.device:
         return self.vae.decoder.conv_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.vae.decoder.conv_in.weight.dtype
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,7 @@ def load_base_model(
             unet=_read(read_unet, directory / "unet", device),
             vae=_read(read_autoencoder, directory / "vae", device),
             scheduler_config=json.loads((directory / "scheduler" / "scheduler_config.json").read_text()),
+            dtype=_dtype_on(device),
         )
         make_sampler("ddim", networks.scheduler_config, 1)  # its settings are read when a picture is drawn: too late
     except LOADING_ERRORS as error:
@@ -90,7 +88,11 @@ def read_trained(directory: Path, base: Networks) -> Networks:
 
 def _read(read: Callable[[Path, torch.dtype], Network], folder: Path, device: torch.device) -> Network:
     """Raises LOADING_ERRORS, OSError where only pickled weights exist."""
-    return read(folder, torch.float16 if device.type == "cuda" else torch.float32).to(device)
+    return read(folder, _dtype_on(device)).to(device)
+
+
+def _dtype_on(device: torch.device) -> torch.dtype:
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def is_out_of_memory(error: BaseException) -> bool:
