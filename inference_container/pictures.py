@@ -47,7 +47,7 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     """Pillow cuts 16-bit greys off at 255 instead of scaling them."""
     if not picture.mode.startswith("I"):
         return picture
-    return Image.fromarray((np.asarray(picture, np.uint32) >> 8).astype(np.uint8))
+    return picture.convert("I").point(lambda value: value / 257).convert("L")
 
 
 def size_like(source: Image.Image, resolution: int) -> tuple[int, int]:

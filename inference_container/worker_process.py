@@ -201,8 +201,9 @@ def _answers_in(frame: frames.Frame) -> list[WorkerAnswer]:
 
 def _has_hung_up(connection: socket.socket) -> bool:
     """The other end says nothing unasked, so what can be read is the end."""
-    readable, _, _ = select.select([connection], [], [], 0)
-    return bool(readable)
+    poll = select.poll()  # unlike select.select, it takes descriptors beyond 1023
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _hang_up(worker: _Worker) -> None:

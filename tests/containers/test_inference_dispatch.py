@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import resource
+import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +19,7 @@ from inference_container.batching import kind_of, next_batch
 from inference_container.dispatch import Dispatcher
 from inference_container.payload import Invocation
 from inference_container.shelf import Shelf
-from inference_container.worker_process import DrawingTimedOut, WorkerAnswer
+from inference_container.worker_process import DrawingTimedOut, WorkerAnswer, _has_hung_up
 
 VERSION = "0123456789ab-1"
 
@@ -166,3 +169,16 @@ def test_requests_of_a_server_that_stops_may_be_sent_again_and_are_not_tried_aga
     assert isinstance(first, EndpointBusy)
     assert isinstance(last, EndpointBusy)
     assert worker.batches == [["a", "stopped"]]
+
+
+def test_the_end_of_a_worker_is_seen_with_a_thousand_connections_open() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    ours, theirs = socket.socketpair()
+    try:
+        with ours, theirs, socket.socket(fileno=fcntl.fcntl(ours, fcntl.F_DUPFD, 1024)) as high:
+            assert not _has_hung_up(high)
+            theirs.close()
+            assert _has_hung_up(high)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

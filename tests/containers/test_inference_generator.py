@@ -34,6 +34,7 @@ from inference_container.subject_models import SubjectModels
 from tests.containers.generators import CPU, DOG, ROOMY, VERSION, draw, make_generator, picture
 from tests.containers.inference_parts import BUCKET, describe_files, publish, version_manifest
 from tests.diffusion.their_schedulers import their_scheduler
+from training_container.dreambooth.dataset import to_rgb
 
 SCHEDULERS = get_args(Scheduler)
 SOURCE = f"sources/{'a' * 16}/{'b' * 32}"
@@ -381,10 +382,10 @@ def test_no_source_makes_an_upscaled_picture_larger_than_the_limit(generator: Ge
 def test_sixteen_bit_grey_sources_are_scaled_and_broken_exif_is_the_callers_fault(
     generator: Generator, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grey = Image.fromarray(np.full((64, 64), 0x8000, np.uint16))
+    levels = np.arange(0, 2**16, 2**4, dtype=np.uint16).reshape(64, 64)
     buffer = io.BytesIO()
-    grey.save(buffer, "png")
-    assert np.asarray(read_source(buffer.getvalue())).mean() == 0x80
+    Image.fromarray(levels).save(buffer, "png")
+    assert np.array_equal(read_source(buffer.getvalue()), to_rgb(Image.fromarray(levels)))  # as a photo is learned
     monkeypatch.setattr(ImageOps, "exif_transpose", lambda _: struct.unpack("<H", b"1"))
     with pytest.raises(InvalidRequest, match="source_image"):
         read_source(buffer.getvalue())
