@@ -19,6 +19,14 @@ from contracts.errors import InvalidBaseModel
 SUFFIXES = (".safetensors", ".ckpt")
 
 _WANTED_CODE = re.compile(r"Unsupported global: GLOBAL (\S+)")
+
+
+class _Inert:
+    """In place of a class that is named in the file, and of which nothing is wanted."""
+
+
+# PyTorch Lightning, by which the first Stable Diffusions were trained, keeps its callbacks' states under their classes.
+_NAMED_IN_PASSING = [(_Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
 _OTHER_FILE = "Take the .safetensors file of the model; most are published as one."
 
 
@@ -44,7 +52,8 @@ def _read_safetensors(file: Path) -> dict[Any, Any]:
 
 def _read_pickle(file: Path) -> dict[Any, Any]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about pickles of unusual makers, which are read or refused
+        # warnings: about pickles of unusual makers, which are read or refused
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_NAMED_IN_PASSING):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         # torch's own message tells how to read the file unsafely, so it is not passed on

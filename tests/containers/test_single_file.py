@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import boto3
@@ -24,6 +26,7 @@ from dreamdrop.base_models import describe_directory
 from dreamdrop.deployment import Deployment
 from dreamdrop.formats import importing
 from dreamdrop.formats.architecture import Architecture, differences, recognise
+from dreamdrop.formats.checkpoint import read_weights
 from dreamdrop.formats.exporting import original_weights, write_checkpoint
 from dreamdrop.formats.importing import convert
 from dreamdrop.formats.names import CLIP, OPENCLIP, UNET, VAE
@@ -182,6 +185,28 @@ def test_a_ckpt_becomes_the_same_directory_as_a_safetensors_file(
     from_safetensors = import_of(files[1], tmp_path / "from-safetensors", tokenizer)
     assert contents(from_ckpt) == contents(from_safetensors)
     assert not list(from_ckpt.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(("name", "is_read"), [("ModelCheckpoint", True), ("EarlyStopping", False)])
+def test_a_ckpt_that_names_lightnings_checkpoint_class_is_read_without_lightning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool, name: str, is_read: bool
+) -> None:
+    module = "pytorch_lightning.callbacks.model_checkpoint"
+    callback = type(name, (), {"__module__": module})
+    content = {"state_dict": {OUT_BIAS: torch.ones(4)}, "callbacks": {callback: {"best_model_score": 1.0}}}
+    with monkeypatch.context() as installed:
+        for parent in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+            installed.setitem(sys.modules, parent, ModuleType(parent))
+        installed.setitem(sys.modules, module, ModuleType(module))
+        setattr(sys.modules[module], name, callback)
+        torch.save(content, tmp_path / "model.ckpt", _use_new_zipfile_serialization=zipped)
+    assert "pytorch_lightning" not in sys.modules
+    if is_read:
+        assert torch.equal(read_weights(tmp_path / "model.ckpt")[OUT_BIAS], torch.ones(4))
+    else:
+        with pytest.raises(InvalidBaseModel, match=rf"more than weights.*{name}"):
+            read_weights(tmp_path / "model.ckpt")
 
 
 def contents(directory: Path) -> dict[str, bytes]:
