@@ -10,12 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from contracts.errors import DreamdropError, EndpointBusy, GenerationFailed
-from contracts.generation import CONCURRENT_INVOCATIONS, INVOCATION_TIMEOUT_SECONDS, MAX_IMAGES_PER_REQUEST
+from contracts.generation import INVOCATION_TIMEOUT_SECONDS
 from inference_container.batching import next_batch
 from inference_container.payload import Invocation
-from inference_container.worker_process import DrawingTimedOut, WorkerAnswer, WorkerProcess
-
-MOST_PICTURES = max(CONCURRENT_INVOCATIONS, MAX_IMAGES_PER_REQUEST)
+from inference_container.worker_process import WorkerAnswer, WorkerProcess
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +31,8 @@ class _Waiting:
 
 
 class Dispatcher:
-    def __init__(self, worker: WorkerProcess, most_pictures: int = MOST_PICTURES) -> None:
+    def __init__(self, worker: WorkerProcess) -> None:
         self._worker = worker
-        self._most_pictures = most_pictures
         self._arrived = threading.Condition()
         self._waiting: list[_Waiting] = []
 
@@ -56,7 +53,7 @@ class Dispatcher:
                 self._arrived.wait_for(lambda: self._waiting)
             self._worker.wait_until_ready()  # meanwhile others arrive, and are drawn together with the first
             with self._arrived:
-                chosen = next_batch([one.invocation.payload for one in self._waiting], self._most_pictures)
+                chosen = next_batch([one.invocation.payload for one in self._waiting], self._worker.most_at_once)
                 batch = [self._waiting[index] for index in chosen]
                 self._waiting = [one for one in self._waiting if one not in batch]
             self._draw(batch)
@@ -75,9 +72,8 @@ class Dispatcher:
             for one in batch:
                 one.answer.set_exception(error)
         except GenerationFailed as error:
-            if len(batch) == 1 or isinstance(error, DrawingTimedOut):
-                for one in batch:
-                    one.answer.set_exception(error)
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
                 return
             _log.warning("%d requests failed together; each is drawn alone now: %s", len(batch), error)
             for one in batch:

@@ -17,9 +17,9 @@ import torch
 
 from contracts.artifact import BaseModelManifest
 from contracts.errors import DreamdropError, GenerationFailed
+from contracts.generation import CONCURRENT_INVOCATIONS, MAX_IMAGES_PER_REQUEST
 from inference_container import frames
 from inference_container.answers import render
-from inference_container.dispatch import MOST_PICTURES
 from inference_container.generator import Drawing, Generator, Settings
 from inference_container.networks import load_base_model, pick_device
 from inference_container.payload import Invocation
@@ -28,6 +28,7 @@ from inference_container.subject_models import MemoryLimits, SubjectModels
 from inference_container.subjects import SubjectStore
 from inference_container.worker_process import WorkerAnswer
 
+MOST_PICTURES = max(CONCURRENT_INVOCATIONS, MAX_IMAGES_PER_REQUEST)
 MAX_SUBJECTS_ON_DEVICE = 64
 SECONDS_BETWEEN_CLEANINGS = 60.0
 
@@ -62,7 +63,7 @@ def serve_connection(connection: socket.socket, generator: Generator) -> None:
     """Never returns: the process ends with the connection."""
     inbox: queue.SimpleQueue[frames.Frame] = queue.SimpleQueue()
     threading.Thread(target=_read_until_closed, args=(connection, inbox), daemon=True).start()
-    frames.send(connection, {"event": "ready"})
+    frames.send(connection, {"most_at_once": generator.most_at_once})
     cleaned = time.monotonic()
     while True:
         try:

@@ -96,7 +96,7 @@ class Generator:
         """most_at_once: pictures in one pass through the networks."""
         self.worn_out = False  # then another process is to go on
         self._models = models
-        self._most_at_once = most_at_once
+        self.most_at_once = most_at_once
         self._settings = settings
         self._read_object = read_object
         self._embedded: Shelf[Tensor] = Shelf(KEPT_EMBEDDINGS_BYTES)
@@ -267,7 +267,7 @@ class Generator:
         """As many in one pass as memory allows: out of memory halves their number, down to one."""
         drawn: dict[_Picture, Pixels | DreamdropError] = {}
         waiting = list(group)
-        at_once = self._most_at_once
+        at_once = self.most_at_once
         while waiting:
             part = waiting[:at_once]
             try:

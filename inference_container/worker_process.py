@@ -26,10 +26,6 @@ AT_ONCE_SECONDS = 0.25  # a process takes as long to be gone
 _log = logging.getLogger(__name__)
 
 
-class DrawingTimedOut(GenerationFailed):
-    """Not to be tried again: it would take as long."""
-
-
 class _DiedAtOnce(GenerationFailed):
     pass
 
@@ -56,6 +52,7 @@ class WorkerProcess:
         self._ready = False
         self._ended = False
         self._stopped = False  # from outside, rather than for want of a worker that starts
+        self._most_at_once = 1
 
     def start(self) -> None:
         threading.Thread(target=self._keep_one_running, daemon=True).start()
@@ -64,6 +61,11 @@ class WorkerProcess:
     def ready(self) -> bool:
         """True while a worker that has loaded the base model is running."""
         return self._ready and self._current is not None and self._current.process.poll() is None
+
+    @property
+    def most_at_once(self) -> int:
+        """Pictures that the worker draws in one go; of more, one waits for the other, and the time limit is for all."""
+        return self._most_at_once
 
     def wait_until_ready(self) -> bool:
         """False when there is no worker and none will come, or it takes too long."""
@@ -93,7 +95,7 @@ class WorkerProcess:
             return _answers_in(frames.receive(worker.connection))
         except TimeoutError as error:
             self._discard(worker)
-            raise DrawingTimedOut(
+            raise GenerationFailed(
                 f"Drawing took longer than {self._timeout_seconds:g} s.", "Ask for fewer pictures or steps."
             ) from error
         except OSError as error:
@@ -158,11 +160,12 @@ class WorkerProcess:
 
     def _await_ready(self, worker: _Worker) -> bool:
         try:
-            frames.receive(worker.connection)
+            greeting = frames.receive(worker.connection).header
         except OSError:
             return False
         worker.connection.settimeout(self._timeout_seconds)
         with self._changed:
+            self._most_at_once = greeting["most_at_once"]
             self._ready = not self._ended
             self._changed.notify_all()
         return True

@@ -19,7 +19,7 @@ from inference_container.batching import kind_of, next_batch
 from inference_container.dispatch import Dispatcher
 from inference_container.payload import Invocation
 from inference_container.shelf import Shelf
-from inference_container.worker_process import DrawingTimedOut, WorkerAnswer, _has_hung_up
+from inference_container.worker_process import WorkerAnswer, _has_hung_up
 
 VERSION = "0123456789ab-1"
 
@@ -69,7 +69,8 @@ def test_the_longest_waiting_is_next_and_takes_its_kind_along_as_far_as_it_fits(
 class Worker:
     """Answers with the prompts, and dies of the prompt 'poison'."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_at_once: int = 8) -> None:
+        self.most_at_once = most_at_once
         self.batches: list[list[str]] = []
         self.may_go_on = threading.Event()
 
@@ -81,8 +82,6 @@ class Worker:
         self.batches.append(prompts)
         if "poison" in prompts:
             raise GenerationFailed("The generating process died while it was drawing.")
-        if "slow" in prompts:
-            raise DrawingTimedOut("Drawing took longer than 900 s.")
         if "stopped" in prompts:
             raise EndpointBusy("The server was stopped before the request was drawn.")
         if "bug" in prompts:
@@ -124,12 +123,10 @@ def test_a_crash_is_reported_for_the_request_that_caused_it_only() -> None:
     assert sorted(map(len, worker.batches)) == [1, 1, 1, 3]
 
 
-def test_a_batch_that_took_too_long_is_not_drawn_again() -> None:
-    worker = Worker()
-    first, last = ask_all(worker, "a", "slow")
-    assert isinstance(first, DrawingTimedOut)
-    assert isinstance(last, DrawingTimedOut)
-    assert len(worker.batches) == 1
+def test_no_more_are_asked_for_together_than_the_worker_draws_in_one_go() -> None:
+    worker = Worker(most_at_once=1)
+    assert ask_all(worker, "a", "b", "c") == ["a", "b", "c"]
+    assert [len(batch) for batch in worker.batches] == [1, 1, 1]
 
 
 def test_a_request_that_nobody_waits_for_any_more_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
