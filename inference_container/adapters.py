@@ -68,6 +68,16 @@ class Wardrobe:
         self._worn: tuple[tuple[str, float], ...] | None = ()  # None: a change was cut short
         self._changed: set[str] = set()
 
+    @property
+    def bytes(self) -> int:
+        """Of the base model's weights that are kept beside."""
+        return sum(weight.nbytes for weight in self._pristine.values())
+
+    def put_away(self) -> None:
+        """Frees what is kept beside: nothing is worn."""
+        self.wear([])
+        self._pristine.clear()
+
     def read(self, directory: Path, words: Words | None) -> Adapter:
         """Raises ValueError if the adapter does not fit the base model, OSError or SafetensorError if it is none."""
         with safe_open(directory / LORA_WEIGHTS, "pt") as file:

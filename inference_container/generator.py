@@ -6,7 +6,7 @@ import gc
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -100,6 +100,7 @@ class Generator:
         self._settings = settings
         self._read_object = read_object
         self._embedded: Shelf[Tensor] = Shelf(KEPT_EMBEDDINGS_BYTES)
+        self._fitting: dict[Hashable, int] = {}  # how many pictures of a shape were the most that memory allowed
         models.on_forgotten = self._embedded.clear
 
     def draw(self, batch: Sequence[InferencePayload]) -> list[Drawing | DreamdropError]:
@@ -136,6 +137,7 @@ class Generator:
             self.worn_out = self.worn_out or outlasts_its_cause(error)
         # Outside the except block: the traceback would keep the tensors alive.
         self._models.release()
+        self._fitting.clear()
         if again and not self.worn_out:
             return self._draw_all(batch, again=False)
         return [_no_room(payload) for payload in batch]
@@ -267,7 +269,8 @@ class Generator:
         """As many in one pass as memory allows: out of memory halves their number, down to one."""
         drawn: dict[_Picture, Pixels | DreamdropError] = {}
         waiting = list(group)
-        at_once = self.most_at_once
+        shape = (width, height, payload.upscale, group[0].negative_embeddings is None)
+        at_once = self._fitting.get(shape, self.most_at_once)
         while waiting:
             part = waiting[:at_once]
             try:
@@ -275,7 +278,7 @@ class Generator:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or len(part) == 1:
                     raise
-                at_once = len(part) // 2
+                at_once = self._fitting[shape] = len(part) // 2
             else:
                 waiting = waiting[len(part) :]
                 continue

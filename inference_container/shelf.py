@@ -27,6 +27,7 @@ class Shelf(Generic[Item]):
         self._most_items = most_items
         self._on_eviction = on_eviction
         self._places: OrderedDict[str, _Place[Item]] = OrderedDict()
+        self._reserved_bytes = 0
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -41,6 +42,10 @@ class Shelf(Generic[Item]):
             return None
         self._places.move_to_end(key)
         return self._places[key].item
+
+    def reserve(self, size_bytes: int) -> None:
+        """So much of the budget is used elsewhere; whatever comes next makes room for it."""
+        self._reserved_bytes = size_bytes
 
     def make_room(self, wanted_bytes: int) -> None:
         """Before something of that size is loaded, so that both are never held at once."""
@@ -59,11 +64,10 @@ class Shelf(Generic[Item]):
         return place.item if place else None
 
     def clear(self) -> None:
-        while self._places:
-            key, place = self._places.popitem(last=False)
-            self._on_eviction(key, place.item)
+        """Without evictions."""
+        self._places.clear()
 
     def _fits(self, wanted_bytes: int) -> bool:
-        held = sum(place.bytes for place in self._places.values())
+        held = self._reserved_bytes + sum(place.bytes for place in self._places.values())
         few_enough = self._most_items is None or len(self._places) < self._most_items
         return few_enough and held + wanted_bytes <= self._budget_bytes

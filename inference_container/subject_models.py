@@ -153,6 +153,9 @@ class SubjectModels:
 
     def release(self) -> None:
         """Frees everything but the base model."""
+        self._undress()
+        self._wardrobe.put_away()
+        self._on_device.reserve(0)
         self._on_device.clear()
         self._in_memory.clear()
         _collect()
@@ -190,6 +193,7 @@ class SubjectModels:
         except ValueError as error:
             raise InvalidRequest(f"mix: {error}.", "Draw them one at a time.") from error
         self._wardrobe.wear(worn)
+        self._on_device.reserve(self._wardrobe.bytes)
         return SelectedModel(self._base.networks, key, resolution, load_ms, drawn)
 
     def _undress(self) -> None:

@@ -156,8 +156,13 @@ def test_a_shelf_keeps_what_was_used_last_within_its_budget() -> None:
     assert list(shelf) == ["huge"]
     assert (shelf.take("huge"), shelf.take("huge"), gone[-1]) == (6, None, "e")
     shelf.put("x", 1, 1)
+    shelf.put("y", 1, 5)
+    shelf.reserve(5)
+    assert list(shelf) == ["x", "y"]
+    shelf.put("z", 1, 1)
+    assert (list(shelf), gone[-2:]) == (["z"], ["x", "y"])
     shelf.clear()
-    assert (list(shelf), gone[-1]) == ([], "x")
+    assert (list(shelf), gone[-1]) == ([], "y")
 
 
 def test_requests_of_a_server_that_stops_may_be_sent_again_and_are_not_tried_again_here() -> None:

@@ -297,6 +297,12 @@ def test_out_of_memory_halves_the_number_at_once_and_carries_on(
     wide = make_generator(tiny_base_model, s3, tmp_path, most_at_once=8)
     [drawn] = batch(wide, {"num_images_per_prompt": 7, "seed": 1})
     assert (len(drawn.pictures), passes) == (7, [7, 3, 1, 1, 1, 1, 1, 1, 1])
+    passes.clear()
+    batch(wide, {"num_images_per_prompt": 3, "seed": 1})
+    assert passes == [1, 1, 1]  # what this shape allows is known now
+    passes.clear()
+    batch(wide, {"num_images_per_prompt": 3, "seed": 1, "width": 72})
+    assert passes == [3, 1, 1, 1]
 
     def impossible(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -344,7 +350,11 @@ def test_out_of_memory_with_subjects_in_memory_is_tried_again_without_them(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(*arguments)
 
+    def stays_where_it_is(*_: Any) -> Any:
+        raise AssertionError("moved, and then dropped")
+
     monkeypatch.setattr(generator_module, "_draw_part", only_alone)
+    monkeypatch.setattr(generator._models._on_device, "_on_eviction", stays_where_it_is)
     assert np.array_equal(picture(generator, subject="rex"), expected)
 
 

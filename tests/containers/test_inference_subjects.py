@@ -19,7 +19,7 @@ from contracts.storage import MANIFEST, promoted_key, version_manifest_key
 from inference_container import subject_models
 from inference_container.generator import Generator
 from inference_container.networks import load_base_model
-from inference_container.subject_models import MemoryLimits, SubjectModels
+from inference_container.subject_models import MemoryLimits, Share, SubjectModels
 from tests.containers.generators import CPU, DOG, ROOMY, VERSION, draw, make_generator, picture
 from tests.containers.inference_parts import BUCKET, describe_files, publish, version_manifest
 from tests.diffusion.their_schedulers import their_scheduler
@@ -184,6 +184,22 @@ def test_a_small_memory_budget_still_serves_every_subject_one_at_a_time(
 ) -> None:
     generator = make_generator(tiny_base_model, s3, tmp_path, MemoryLimits(subjects=8, device_bytes=1, memory_bytes=1))
     assert [draw(generator, subject=name).load_ms > 0 for name in ["rex", "tom", "rex"]] == [True, True, True]
+
+
+def test_the_base_models_weights_that_are_kept_beside_count_among_the_subjects(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path
+) -> None:
+    models = make_generator(tiny_base_model, s3, tmp_path)._models
+    models.select([Share("rex", VERSION, 1.0)])
+    adapter, beside = (published["rex"] / LORA_WEIGHTS).stat().st_size, models._wardrobe.bytes
+    assert beside > 0
+    models.release()
+    assert (models._wardrobe.bytes, models.select().networks.unet) == (0, models._base.networks.unet)
+    for room, loads_again in ((beside, False), (0, True)):
+        limits = MemoryLimits(subjects=8, device_bytes=2 * adapter + room, memory_bytes=10**9)
+        generator = make_generator(tiny_base_model, s3, tmp_path, limits)
+        loads = [draw(generator, subject=name).load_ms > 0 for name in ("rex", "tom", "rex")]
+        assert loads == [True, True, loads_again]
 
 
 def test_the_disk_keeps_no_more_than_its_budget(
