@@ -27,6 +27,8 @@ from inference_container.words import Vocabulary
 
 OWN = "own"  # the only subject of a dedicated container
 SECONDS_BETWEEN_CHECKS = 30.0  # that a subject has not been deleted
+MOST_CHECKED_AT_ONCE = 32  # nothing is drawn meanwhile
+SECONDS_PROMOTED = 2.0  # that a promoted version is taken for the latest
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +112,8 @@ class SubjectModels:
         self._in_memory: Shelf[_Resident] = Shelf(limits.memory_bytes)
         self._on_device: Shelf[_Resident] = Shelf(limits.device_bytes, limits.subjects, self._off_the_device)
         self._seen: dict[str, float] = {}  # when it was last known not to be deleted
+        self._unchecked: list[str] = []  # of this round of drop_deleted
+        self._latest: dict[str, tuple[str, float]] = {}  # the promoted version, and when it was read
         self._own = self._load_own(own) if own is not None else None
         self._own_name = own_name
         self.on_forgotten: Callable[[], None] = lambda: None  # for who keeps what subjects have made
@@ -161,13 +165,19 @@ class SubjectModels:
         _collect()
 
     def drop_deleted(self) -> None:
-        """Subjects that are no longer in the bucket leave memory and disk. Raises HostingFailed if that is silent."""
+        """Subjects that are no longer in the bucket leave memory and disk; each call looks for the next few.
+
+        Raises HostingFailed if the bucket is silent.
+        """
         if self._store is None:
             return
-        kept = {key: key.rpartition("_") for key in {*self._on_device, *self._in_memory, *self._store.kept()}}
-        gone = [key for key, (subject, _, version) in kept.items() if not self._store.exists(subject, version)]
-        for key in gone:
-            self._forget(key)
+        kept = {*self._on_device, *self._in_memory, *self._store.kept()}
+        self._unchecked = self._unchecked or sorted(kept)
+        due, self._unchecked = self._unchecked[:MOST_CHECKED_AT_ONCE], self._unchecked[MOST_CHECKED_AT_ONCE:]
+        for key in kept.intersection(due):
+            subject, _, version = key.rpartition("_")
+            if not self._store.exists(subject, version):
+                self._forget(key)
 
     def _selected(
         self, chosen: Sequence[tuple[str, _Resident, float]], load_ms: int, drawn: tuple[str, ...]
@@ -240,7 +250,12 @@ class SubjectModels:
         now = time.monotonic()
         if self._store is None or now - self._seen.get(key, -SECONDS_BETWEEN_CHECKS) < SECONDS_BETWEEN_CHECKS:
             return
-        if not self._store.exists(subject, version):
+        try:
+            exists = self._store.exists(subject, version)
+        except HostingFailed as error:  # a silent bucket is no reason not to draw what is here
+            _log.warning("%s", error)
+            exists = True
+        if not exists:
             self._forget(key)
             raise UnknownSubject(f"The version {version} of subject {subject} has been deleted.")
         self._seen[key] = now
@@ -248,7 +263,19 @@ class SubjectModels:
     # ---- loading
 
     def _promoted(self, subject: str) -> str:
-        return self._bucket().promoted(subject)
+        """As of a moment ago; while the bucket is silent, as of the last time that it told, if that model is here."""
+        version, read = self._latest.pop(subject, ("", -SECONDS_PROMOTED))
+        now = time.monotonic()
+        if now - read >= SECONDS_PROMOTED:
+            try:
+                version, read = self._bucket().promoted(subject), now
+            except HostingFailed as error:
+                if not self._is_loaded(_key(subject, version)):
+                    raise
+                _log.warning("%s", error)
+                read = time.monotonic()  # after the tries, which take a while: not every batch is to wait for them
+        self._latest[subject] = (version, read)
+        return version
 
     def _bucket(self) -> SubjectStore:
         if self._store is None:

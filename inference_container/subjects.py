@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
@@ -27,6 +28,8 @@ _MEBIBYTE = 2**20
 _FILES_AT_ONCE = 4
 _RANGES = TransferConfig(multipart_threshold=16 * _MEBIBYTE, multipart_chunksize=16 * _MEBIBYTE, max_concurrency=8)
 _NOT_THERE = ("NoSuchKey", "404")
+
+Answer = TypeVar("Answer")
 
 
 class SubjectStore:
@@ -53,7 +56,8 @@ class SubjectStore:
 
     def exists(self, subject: str, version: str) -> bool:
         """Raises HostingFailed when the bucket cannot be read."""
-        return self.read(version_manifest_key(subject, version)) is not None
+        key = version_manifest_key(subject, version)
+        return _found(key, lambda: self._s3.head_object(Bucket=self._bucket, Key=key)) is not None
 
     def kept(self) -> set[str]:
         """Names of the directories on disk."""
@@ -65,17 +69,13 @@ class SubjectStore:
 
     def read(self, key: str, most_bytes: int | None = None) -> bytes | None:
         """None when there is no such object. Raises HostingFailed, or InvalidRequest when it is larger than that."""
-        try:
-            answer = self._s3.get_object(Bucket=self._bucket, Key=key)
-            if most_bytes is not None and answer["ContentLength"] > most_bytes:
-                raise InvalidRequest(f"{key} has more than {most_bytes} bytes.", "Upload a smaller one.")
-            return answer["Body"].read()
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _NOT_THERE:
-                return None
-            raise HostingFailed(f"{key} cannot be read ({error}).") from error
-        except BotoCoreError as error:
-            raise HostingFailed(f"{key} cannot be read ({error}).") from error
+        return _found(key, lambda: self._content(key, most_bytes))
+
+    def _content(self, key: str, most_bytes: int | None) -> bytes:
+        answer = self._s3.get_object(Bucket=self._bucket, Key=key)
+        if most_bytes is not None and answer["ContentLength"] > most_bytes:
+            raise InvalidRequest(f"{key} has more than {most_bytes} bytes.", "Upload a smaller one.")
+        return answer["Body"].read()
 
     def manifest(self, subject: str, version: str) -> VersionManifest:
         """Raises UnknownSubject, or HostingFailed when the bucket cannot be read or the manifest is not one."""
@@ -159,6 +159,18 @@ def needed_files(name: str, artifact: Artifact) -> list[FileEntry]:
     if not any(entry.path.endswith(".safetensors") for entry in files):
         raise HostingFailed(f"The model {name} has no weights.")
     return files
+
+
+def _found(key: str, ask: Callable[[], Answer]) -> Answer | None:
+    """None when there is no such object. Raises HostingFailed when the bucket does not tell."""
+    try:
+        return ask()
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _NOT_THERE:
+            return None
+        raise HostingFailed(f"{key} cannot be read ({error}).") from error
+    except BotoCoreError as error:
+        raise HostingFailed(f"{key} cannot be read ({error}).") from error
 
 
 def _size(directory: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from botocore.exceptions import ClientError
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +22,7 @@ from inference_container import subject_models
 from inference_container.generator import Generator
 from inference_container.networks import load_base_model
 from inference_container.subject_models import MemoryLimits, Share, SubjectModels
+from inference_container.subjects import SubjectStore
 from tests.containers.generators import CPU, DOG, ROOMY, VERSION, draw, make_generator, picture
 from tests.containers.inference_parts import BUCKET, describe_files, publish, version_manifest
 from tests.diffusion.their_schedulers import their_scheduler
@@ -92,14 +95,19 @@ def test_words_that_do_not_fit_the_text_encoder_are_refused(
     assert np.array_equal(picture(generator), before)
 
 
+def promote(s3: Any, subject: str, version: str) -> None:
+    promoted = PromotedVersion(version=version, taken_at=datetime(2026, 1, 1, tzinfo=UTC))
+    s3.put_object(Bucket=BUCKET, Key=promoted_key(subject), Body=promoted.model_dump_json().encode())
+
+
 def test_the_promoted_version_is_drawn_when_none_is_named_and_a_new_one_at_once(
-    generator: Generator, tiny_base_model: Path, published: dict[str, Path], s3: Any
+    generator: Generator, tiny_base_model: Path, published: dict[str, Path], s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(subject_models, "SECONDS_PROMOTED", 0.0)
     other = "ba9876543210-2"
     publish(s3, version_manifest(tiny_base_model, "rex", other, describe_files(published["tom"])), published["tom"])
     for version, looks_like in ((VERSION, "rex"), (other, "tom"), (VERSION, "rex")):
-        promoted = PromotedVersion(version=version, taken_at=datetime(2026, 1, 1, tzinfo=UTC))
-        s3.put_object(Bucket=BUCKET, Key=promoted_key("rex"), Body=promoted.model_dump_json().encode())
+        promote(s3, "rex", version)
         drawn = draw(generator, subject="rex", version=None)
         assert np.array_equal(drawn.pictures[0], picture(generator, subject=looks_like))
         assert drawn.origins[0]["subjects"] == [f"rex@{version}"]
@@ -130,6 +138,60 @@ def test_a_deleted_subject_leaves_memory_and_disk(
     assert draw(generator, subject="rex").load_ms == 0
     with pytest.raises(UnknownSubject, match="ben"):
         draw(generator, subject="ben")
+
+
+def test_a_warm_subject_is_drawn_while_the_bucket_is_silent(
+    tiny_base_model: Path, published: dict[str, Path], s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = make_generator(tiny_base_model, s3, tmp_path)._models
+    promote(s3, "rex", VERSION)
+    promote(s3, "tom", VERSION)
+    models.select([Share("rex", None, 1.0)])
+    asked: list[str] = []
+
+    def silent(*_: Any, **named: str) -> None:
+        asked.append(named["Key"])
+        raise ClientError({"Error": {"Code": "SlowDown", "Message": "Please reduce your request rate."}}, "GetObject")
+
+    with monkeypatch.context() as outage:
+        for operation in ("get_object", "head_object"):
+            outage.setattr(s3, operation, silent)
+        assert models.select([Share("rex", None, 1.0)]).load_ms == 0
+        assert asked == []  # read a moment ago
+        outage.setattr(subject_models, "SECONDS_BETWEEN_CHECKS", 0.0)
+        models._latest["rex"] = (VERSION, time.monotonic() - 60)
+        assert models.select([Share("rex", None, 1.0)]).drawn == (f"rex@{VERSION}",)
+        assert len(asked) == 2
+        with pytest.raises(HostingFailed, match="tom"):
+            models.select([Share("tom", None, 1.0)])
+    assert models.select([Share("tom", None, 1.0)]).drawn == (f"tom@{VERSION}",)
+
+
+def test_deleted_subjects_are_looked_for_a_few_at_a_time_and_without_reading_manifests(
+    tiny_base_model: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject_models, "MOST_CHECKED_AT_ONCE", 2)
+    monkeypatch.setattr(s3, "get_object", None)
+    generator = make_generator(tiny_base_model, s3, tmp_path)
+    for number in range(5):
+        s3.put_object(Bucket=BUCKET, Key=version_manifest_key(f"s{number}", VERSION), Body=b"{}")
+        (tmp_path / f"s{number}_{VERSION}").mkdir()
+    s3.delete_object(Bucket=BUCKET, Key=version_manifest_key("s4", VERSION))
+    looked_for: list[str] = []
+    real = SubjectStore.exists
+
+    def exists(store: SubjectStore, subject: str, version: str) -> bool:
+        looked_for.append(subject)
+        return real(store, subject, version)
+
+    monkeypatch.setattr(SubjectStore, "exists", exists)
+    rounds = []
+    for _ in range(4):
+        generator.drop_deleted()
+        rounds.append(sorted(looked_for))
+        looked_for.clear()
+    assert rounds == [["s0", "s1"], ["s2", "s3"], ["s4"], ["s0", "s1"]]
+    assert sorted(generator._models._store.kept()) == [f"s{number}_{VERSION}" for number in range(4)]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("subject", ["mia", "pip"])
