@@ -6,6 +6,7 @@ No torch here: a base model is verified while the libraries load.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ from contracts.errors import InvalidBaseModel
 from contracts.storage import MANIFEST
 from contracts.training import describe
 
+_READ_FOLDERS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 _FILES_AT_ONCE = 4  # a model has about as many large ones
 
 
@@ -32,7 +34,7 @@ def begin_verification(directory: Path) -> Future[BaseModelManifest]:
 
 
 def verify_base_model(directory: Path) -> BaseModelManifest:
-    """Compares every file with manifest.json. Raises InvalidBaseModel naming the first that differs."""
+    """Compares every file with manifest.json. Raises InvalidBaseModel naming the first that differs or is too many."""
     try:
         manifest = BaseModelManifest.model_validate_json((directory / MANIFEST).read_bytes())
     except OSError as error:
@@ -46,7 +48,20 @@ def verify_base_model(directory: Path) -> BaseModelManifest:
         verify(directory, manifest.files)
     except (OSError, DamagedFile) as error:
         raise InvalidBaseModel(f"The base model {manifest.id} is not what was imported: {error}.") from error
+    if strays := unlisted(directory, manifest.files, _READ_FOLDERS):
+        raise InvalidBaseModel(
+            f"The base model {manifest.id} has a file that was not imported with it: {strays[0]}.",
+            "Delete that file from the base model's folder in the data bucket, or import the model under another id.",
+        )
     return manifest
+
+
+def unlisted(directory: Path, files: list[FileEntry], among: Iterable[str]) -> list[str]:
+    """Files of those names, or in folders of those names, that nothing describes: one may decide what is read."""
+    listed = {entry.path for entry in files}
+    below = (path for name in among for path in (directory / name, *(directory / name).rglob("*")))
+    found = (path.relative_to(directory).as_posix() for path in below if path.is_file())
+    return sorted(path for path in found if path not in listed)
 
 
 def path_within(directory: Path, relative: str) -> Path:

@@ -18,11 +18,11 @@ import torch
 from contracts.artifact import ARTIFACT, Artifact
 from contracts.errors import HostingFailed, InvalidRequest, UnknownSubject
 from contracts.generation import GenerationDefaults
-from diffusion.verification import DamagedFile, verify
+from diffusion.verification import DamagedFile, unlisted, verify
 from inference_container.adapters import Adapter, Wardrobe, Worn
 from inference_container.networks import LOADING_ERRORS, BaseModel, Networks, is_out_of_memory, read_trained
 from inference_container.shelf import Shelf
-from inference_container.subjects import SubjectStore, needed_files
+from inference_container.subjects import READ_OF_SUBJECTS, SubjectStore, needed_files
 from inference_container.words import Vocabulary
 
 OWN = "own"  # the only subject of a dedicated container
@@ -303,6 +303,11 @@ class SubjectModels:
             verify(directory, needed_files("of this container", artifact))
         except (OSError, ValueError, DamagedFile) as error:
             raise HostingFailed(f"The model in {directory} is not usable: {error}.") from error
+        if strays := unlisted(directory, artifact.files, READ_OF_SUBJECTS):
+            raise HostingFailed(
+                f"The model in {directory} has a file that was not published with it: {strays[0]}.",
+                "Delete that file from the model's folder in the data bucket.",
+            )
         self._check_lineage("of this container", artifact)
         return self._read("of this container", directory, artifact)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _TRAINABLE_FOLDERS = ("unet", "text_encoder")  # the rest of a full model is the base model's
+READ_OF_SUBJECTS = (*_TRAINABLE_FOLDERS, LORA_WEIGHTS, LEARNED_WORDS)
 _PARTIAL = ".partial-"
 _MEBIBYTE = 2**20
 _FILES_AT_ONCE = 4

@@ -215,6 +215,13 @@ def test_a_dedicated_container_draws_its_only_subject(
         assert drawn.origins[0]["subjects"] == [f"{subject}@{VERSION}"]
     with pytest.raises(UnknownSubject, match=f"draws {subject} only"):
         draw(named, subject="rex")
+    stray = own / ("learned_words.safetensors" if subject == "mia" else "text_encoder/model.safetensors.index.json")
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_text("{}")
+    with pytest.raises(HostingFailed, match=stray.name):
+        SubjectModels(base, None, ROOMY, own)
+    stray.unlink()
+    SubjectModels(base, None, ROOMY, own)
     weights = next(own.rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(HostingFailed, match=weights.name):
@@ -371,6 +378,23 @@ def test_a_changed_file_of_the_base_model_is_refused_by_name(tiny_base_model: Pa
     (copy / MANIFEST).unlink()
     with pytest.raises(InvalidBaseModel, match=MANIFEST):
         load_base_model(copy, CPU)
+
+
+@pytest.mark.parametrize(
+    "name", ["unet/diffusion_pytorch_model.safetensors.index.json", "tokenizer/merges.txt", "vae/more/config.json"]
+)
+def test_a_file_that_was_not_imported_with_the_base_model_is_refused_by_name(
+    tiny_base_model: Path, tmp_path: Path, name: str
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_base_model, copy)
+    (copy / "notes.txt").write_text("nobody reads this")
+    load_base_model(copy, CPU)
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text("{}")
+    with pytest.raises(InvalidBaseModel, match=name) as refused:
+        load_base_model(copy, CPU)
+    assert "Delete" in refused.value.cure
 
 
 def test_without_a_bucket_only_the_base_model_is_served(tiny_base_model: Path) -> None:
