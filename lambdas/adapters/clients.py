@@ -19,9 +19,11 @@ _NOT_NOW = (
     "RequestLimitExceeded",
     "ProvisionedThroughputExceededException",
     "TransactionInProgressException",
+    "TransactionConflictException",
     "RequestTimeout",
     "RequestTimeoutException",
 )
+_NOT_NOW_FOR_ONE = {"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
 _BROKEN = (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)
 
 # Presigned addresses need the newer signature in every region, and the region's own host: the global one redirects
@@ -35,10 +37,13 @@ def client(service: str) -> Any:
 
 
 def is_transient(error: Exception) -> bool:
-    """Throttling, a service that fails or is away, a broken connection: the same call may succeed a moment later."""
+    """Throttling, another writer at the same row, a service that fails or is away, a broken connection: the same call
+    may succeed a moment later."""
     if isinstance(error, exceptions.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status == 429 or status >= 500 or error_code(error) in _NOT_NOW
+        reasons = cancellation_reasons(error)
+        is_busy = bool(reasons) and reasons <= _NOT_NOW_FOR_ONE
+        return status == 429 or status >= 500 or error_code(error) in _NOT_NOW or is_busy
     return isinstance(error, _BROKEN)
 
 
@@ -62,3 +67,9 @@ def error_code(error: Exception) -> str:
     """The code of a botocore ClientError."""
     response: dict[str, Any] = getattr(error, "response", {})
     return str(response.get("Error", {}).get("Code", ""))
+
+
+def cancellation_reasons(error: Exception) -> set[str]:
+    """Of a cancelled transaction, one an item; empty for any other error."""
+    response: dict[str, Any] = getattr(error, "response", {})
+    return {str(reason.get("Code")) for reason in response.get("CancellationReasons", [])}

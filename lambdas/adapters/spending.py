@@ -14,12 +14,14 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from contracts.errors import Unavailable
 from contracts.pipeline import DatasetTaken, JobReceipt
 from contracts.storage import TableKey, run_item, spending_item
+from lambdas.adapters.clients import cancellation_reasons
 from lambdas.adapters.rows import SECONDS_A_DAY, Rows
 
 KEEP_DAYS = 35
-MEETINGS = 10  # with others at the same rows, until it is taken for a defect
+MEETINGS = 10  # with others at the same rows, until the caller is to come back later
 PAUSE_SECONDS = 0.2
 
 
@@ -63,7 +65,7 @@ class Spending(Rows):
             change = settled["dollars"] - held["dollars"]
             if self._both(replace, self._count(row["owner"], date.fromisoformat(held["day"]), change)):
                 return receipt.dollars - told
-        raise RuntimeError(f"The receipt of {taken.run_id}, attempt {receipt.attempt}, changes all the time.")
+        raise Unavailable(f"The receipt of {taken.run_id}, attempt {receipt.attempt}, changes all the time.")
 
     def of_day(self, taken: DatasetTaken, day: date) -> float:
         """What the run's owner has spent and reserved."""
@@ -97,7 +99,7 @@ class Spending(Rows):
             try:
                 self._table.meta.client.transact_write_items(TransactItems=[{"Update": one} for one in updates])
             except ClientError as error:
-                reasons = _reasons(error)
+                reasons = cancellation_reasons(error)
                 if "ConditionalCheckFailed" in reasons:
                     return False
                 if "TransactionConflict" not in reasons:
@@ -105,13 +107,7 @@ class Spending(Rows):
                 time.sleep(PAUSE_SECONDS * random.random())  # noqa: S311  nothing secret
             else:
                 return True
-        raise RuntimeError("The daily budget is busy all the time.")
-
-
-def _reasons(error: ClientError) -> set[str]:
-    """Of a cancelled transaction, one an item; empty for any other error."""
-    response: dict[str, Any] = dict(error.response)
-    return {str(reason.get("Code")) for reason in response.get("CancellationReasons", [])}
+        raise Unavailable("Too many trainings change the daily budget at once.")
 
 
 def _exactly(dollars: float) -> Decimal:

@@ -31,6 +31,8 @@ def state(model: type[Payload]) -> Callable[[Callable[[Payload], BaseModel]], Ha
             logger.append_keys(correlation_id=payload.run_id, subject=payload.subject)
             try:
                 return work(payload).model_dump(mode="json")
+            except Unavailable:  # tried again
+                raise
             except DreamdropError as error:
                 log = logger.info if isinstance(error, CallerError) else logger.error
                 log(str(error), extra={"code": error.code})

@@ -108,11 +108,14 @@ class TestTheCounter:
         assert Spending(TABLE).settle(dog, bill(1, 3600)) == 0
         assert Spending(TABLE).of_day(dog, TODAY) == 1.408
 
-    def test_another_transaction_at_the_counter_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("meetings", "times_away"), [(2, 0), (spending.MEETINGS, 1)])
+    def test_another_transaction_at_the_counter_is_waited_for_and_then_comes_back_later(
+        self, monkeypatch: pytest.MonkeyPatch, meetings: int, times_away: int
+    ) -> None:
         dog = taken()
         ledger = Spending(TABLE)
         client = ledger._table.meta.client
-        write, refusals = client.transact_write_items, ["TransactionConflict", "TransactionConflict"]
+        write, refusals = client.transact_write_items, ["TransactionConflict"] * meetings
 
         def busy(**request: Any) -> Any:
             if refusals:
@@ -123,6 +126,9 @@ class TestTheCounter:
 
         monkeypatch.setattr(client, "transact_write_items", busy)
         monkeypatch.setattr(spending, "PAUSE_SECONDS", 0)
+        for _ in range(times_away):
+            with pytest.raises(errors.Unavailable):
+                ledger.reserve(dog, 1, 6, budget_dollars=10, day=TODAY)
         assert ledger.reserve(dog, 1, 6, budget_dollars=10, day=TODAY)
         assert ledger.of_day(dog, TODAY) == 6
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from botocore.exceptions import (
     ClientError,
@@ -20,10 +22,22 @@ def answered(status: int, code: str) -> ClientError:
     return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetItem")
 
 
+def cancelled(*reasons: str) -> ClientError:
+    answer: Any = {
+        "Error": {"Code": "TransactionCanceledException"},
+        "ResponseMetadata": {"HTTPStatusCode": 400},
+        "CancellationReasons": [{"Code": reason} for reason in reasons],
+    }
+    return ClientError(answer, "TransactWriteItems")
+
+
 @pytest.mark.parametrize(
     "error",
     [
         answered(400, "ThrottlingException"),
+        answered(400, "TransactionConflictException"),
+        cancelled("None", "TransactionConflict"),
+        cancelled("ThrottlingError", "None", "TransactionConflict"),
         answered(400, "ProvisionedThroughputExceededException"),
         answered(429, "TooManyRequests"),
         answered(500, "InternalServerError"),
@@ -43,6 +57,9 @@ def test_what_may_pass(error: Exception) -> None:
     "error",
     [
         answered(400, "ValidationException"),
+        answered(400, "TransactionCanceledException"),
+        cancelled("ConditionalCheckFailed", "TransactionConflict"),
+        cancelled("None", "ValidationError"),
         answered(403, "AccessDeniedException"),
         answered(404, "NoSuchKey"),
         ParamValidationError(report="x"),
