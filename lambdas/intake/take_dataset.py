@@ -62,7 +62,8 @@ def take(record: SQSRecord) -> None:
     manifest = TakenManifest(subject=taken.subject, dataset_id=taken.dataset_id, files=files)
     bucket.write(taken_manifest_key(taken.subject, taken.dataset_id), manifest.model_dump_json().encode())
     first_delivery = subjects.take(taken, newest_upload)
-    events.start_execution(env.state_machine_arn, taken)
+    if first_delivery or subjects.is_running(taken):  # again after a crash in between; never what has ended: after 90
+        events.start_execution(env.state_machine_arn, taken)  # days its execution's name is free
     if first_delivery:
         logger.info("dataset taken", extra={"correlation_id": taken.run_id, "files": len(files)})
         metrics.add_metric(name=DATASETS_TAKEN, unit="Count", value=1)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from contracts.pipeline import Run
+from contracts.pipeline import DatasetTaken, Run
 from contracts.storage import dataset_prefix
 from lambdas.adapters.table import Subjects
 from lambdas.intake import take_dataset
@@ -24,6 +24,23 @@ def test_fifty_deliveries_of_one_upload_train_once(account: Account, context: Co
     run = subject_of(subjects).run
     assert run is not None
     assert [entry.stage for entry in run.stages] == ["taken"]
+
+
+def test_photos_whose_run_has_ended_start_nothing_when_the_name_of_their_execution_is_free_again(
+    account: Account, context: Context, subjects: Subjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(take_dataset.events, "start_execution", lambda _machine, run: started.append(run.run_id))
+    key = dataset_prefix("dog") + "a.png"
+    account.drop("dog", {"a.png": photo()})
+    take(context, key)
+    run = DatasetTaken(subject="dog", dataset_id=started[0].removeprefix("dog-"), run_id=started[0])
+    take(context, key)
+    assert started == [run.run_id] * 2  # it runs, as far as anybody knows: safe to repeat
+    subjects.succeed(run)
+    account.drop("dog", {"a.png": photo()})
+    take(context, key)
+    assert len(started) == 2
 
 
 def test_two_deliveries_that_meet_train_once(
