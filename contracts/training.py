@@ -33,6 +33,7 @@ MAX_PROMPT_CHARACTERS = 2000
 MAX_INSTANCE_IMAGES = 200
 MAX_CLASS_IMAGES = 1000
 MAX_CONCEPTS = 10  # beside the subject that the dataset is named after
+MAX_DATASET_INFO_BYTES = 2**20
 MAX_IMAGE_BYTES = 50 * 1024 * 1024
 MAX_IMAGE_PIXELS = 80_000_000
 MAX_ASPECT_RATIO = 16  # a strip scaled to the training resolution on its short side would fill the memory

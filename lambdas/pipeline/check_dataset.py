@@ -27,7 +27,14 @@ from contracts.storage import (
     snapshot_prefix,
     taken_manifest_key,
 )
-from contracts.training import MAX_IMAGE_BYTES, DatasetInfo, TrainingRequest, as_before, settle_hyperparameters
+from contracts.training import (
+    MAX_DATASET_INFO_BYTES,
+    MAX_IMAGE_BYTES,
+    DatasetInfo,
+    TrainingRequest,
+    as_before,
+    settle_hyperparameters,
+)
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Subjects
@@ -86,6 +93,8 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
 def _request(bucket: DataBucket, subject: str, file: TakenFile | None, env: CheckEnvironment) -> TrainingRequest:
     if file is None:
         info = DatasetInfo.from_subject_name(subject)
+    elif file.size > MAX_DATASET_INFO_BYTES:  # told by the listing: not even read
+        raise InvalidDatasetInfo(f"dataset_info.json has {file.size:,} bytes; at most {MAX_DATASET_INFO_BYTES:,}.")
     else:
         info = DatasetInfo.parse(bucket.read_unchanged(dataset_prefix(subject) + DATASET_INFO, file.etag))
     return TrainingRequest(

@@ -26,7 +26,14 @@ from contracts.storage import (
     snapshot_prefix,
     version_manifest_key,
 )
-from contracts.training import DatasetInfo, Hyperparameters, TrainingDefaults, TrainingRequest, settle_hyperparameters
+from contracts.training import (
+    MAX_DATASET_INFO_BYTES,
+    DatasetInfo,
+    Hyperparameters,
+    TrainingDefaults,
+    TrainingRequest,
+    settle_hyperparameters,
+)
 from lambdas.adapters.data_bucket import DataBucket, Tagged
 from lambdas.adapters.table import Subjects
 from lambdas.hosting import host_model
@@ -160,6 +167,7 @@ def test_the_quote_is_for_the_base_models_own_resolution(account: Account, conte
         ({"a.png": photo(), "b.jpg": photo("blue", "JPEG")[:-20]}, errors.UnreadableImage),
         ({"a.png": photo(), "dataset_info.json": b"{'a': 1}"}, errors.InvalidDatasetInfo),
         ({"a.png": photo(), "dataset_info.json": b"{}"}, errors.InvalidDatasetInfo),
+        ({"a.png": photo(), "dataset_info.json": INFO + b" " * MAX_DATASET_INFO_BYTES}, errors.InvalidDatasetInfo),
         ({"a.png": photo(), "dataset_info.json": INFO[:-1] + b', "colour": "red"}'}, errors.InvalidDatasetInfo),
         ({"a.png": photo(), "dataset_info.json": INFO[:-1] + b', "base_model": "sd9"}'}, errors.UnknownBaseModel),
         ({"a.png": photo(), "dataset_info.json": LONG_WARMUP}, errors.InvalidDatasetInfo),
