@@ -62,9 +62,13 @@ GENERATION_PATTERN = r"^[a-f0-9]{32}$"
 SOURCE_PATTERN = r"^sources/[a-f0-9]{16}/[a-f0-9]{32}$"
 
 
+def is_subject(name: str) -> bool:
+    return len(name) <= MAX_SUBJECT_LENGTH and re.fullmatch(SUBJECT_PATTERN, name) is not None
+
+
 def check_subject(name: str) -> str:
     """Returns the name; raises InvalidSubjectName."""
-    if len(name) > MAX_SUBJECT_LENGTH or not re.fullmatch(SUBJECT_PATTERN, name):
+    if not is_subject(name):
         raise InvalidSubjectName(f"The subject name {name[:80]!r} is not usable.")
     return name
 

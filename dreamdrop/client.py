@@ -84,11 +84,14 @@ class Client:
 
     def subject(self, name: str) -> Subject:
         """GET /v1/subjects/{subject}: with its newest run. Raises UnknownSubject."""
-        return Subject.model_validate(self._api.call("GET", f"/v1/subjects/{quote(check_subject(name))}"))
+        return Subject.model_validate(self._api.call("GET", f"/v1/subjects/{quote(name, safe='')}"))
 
     def delete(self, name: str) -> Subject:
-        """DELETE /v1/subjects/{subject}: begins it; the subject cannot be drawn any more. Raises UnknownSubject."""
-        return Subject.model_validate(self._api.call("DELETE", f"/v1/subjects/{quote(check_subject(name))}"))
+        """DELETE /v1/subjects/{subject}: begins it; the subject cannot be drawn any more. Raises UnknownSubject.
+
+        Of any name: what was dropped under one that is not usable goes in the same way.
+        """
+        return Subject.model_validate(self._api.call("DELETE", f"/v1/subjects/{quote(name, safe='')}"))
 
     def wait_until_gone(
         self, name: str, *, timeout_seconds: float = DELETION_TIMEOUT_SECONDS, poll_seconds: float = POLL_SECONDS

@@ -21,6 +21,7 @@ from contracts.storage import (
     PROMOTED,
     class_image_set_prefix,
     generation_prefix,
+    is_subject,
     models_prefix,
     subject_prefixes,
     training_job_name,
@@ -41,7 +42,7 @@ processor = BatchProcessor(event_type=EventType.SQS)
 
 
 class _OutOfTime(Exception):
-    """Nothing is wrong: what is to be deleted is not done changing."""
+    """Nothing is wrong: what is to be deleted is not done changing, or is much."""
 
 
 def delete(record: SQSRecord, lambda_context: LambdaContext) -> None:
@@ -78,6 +79,7 @@ class _Deletion:
         self._erase(models_prefix(self._name), (f"/{PROMOTED}", f"/{MANIFEST}"))  # endpoints stop drawing it
         self._erase_until_nothing_comes(self._stop_runs())
         for generation in self._rows.generations(self._name):
+            self._require_time()
             self._forget_generation(generation)
         for image_set in self._rows.class_image_sets(self._name):
             self._release_class_images(image_set)
@@ -86,6 +88,11 @@ class _Deletion:
         done = self._rows.finish(self._name)
         logger.info("subject deleted", extra={"objects": done.objects})
         metrics.add_metric(name=SUBJECTS_DELETED, unit="Count", value=1)
+
+    def _require_time(self) -> None:
+        """Raises _OutOfTime."""
+        if self._context.get_remaining_time_in_millis() < NEEDED_MS:
+            raise _OutOfTime
 
     def _stop_runs(self) -> list[str]:
         """Every run's: one that ended long ago is stopped in vain. Returns the names of the training jobs."""
@@ -110,12 +117,13 @@ class _Deletion:
             erased = sum([self._erase(prefix) for prefix in subject_prefixes(self._name)])
             if not running and not erased:
                 return
-            if self._context.get_remaining_time_in_millis() < NEEDED_MS:
-                raise _OutOfTime
+            self._require_time()
             time.sleep(PAUSE_SECONDS)
 
     def _has_endpoint(self) -> bool:
-        """One of its own; it is removed, which takes a while."""
+        """One of its own; it is removed, which takes a while. None of a name that was refused: SageMaker has no such."""
+        if not is_subject(self._name):
+            return False
         try:
             return leftovers.remove_with_models(own_endpoint_name(self._env.resource_prefix, self._name))
         except leftovers.StillChanging:

@@ -367,6 +367,41 @@ def test_what_takes_longer_than_one_turn_is_put_in_line_again(
     assert api.call("GET", "/v1/subjects/dog")[0] == 404
 
 
+def test_a_subject_in_very_many_pictures_is_deleted_turn_by_turn(
+    account: Account, context: Context, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host("dog")
+    generations = [draw(account, context, api) for _ in range(3)]
+    api.call("DELETE", "/v1/subjects/dog")
+    monkeypatch.setattr(delete_subject, "BREATHER_SECONDS", 0)
+    forget = Generations.forget
+
+    def slow(self: Generations, generation: str) -> list[str]:
+        context.remaining_ms = delete_subject.NEEDED_MS - 1
+        return forget(self, generation)
+
+    monkeypatch.setattr(Generations, "forget", slow)
+    for left in (2, 1, 0):
+        context.remaining_ms = 900_000
+        assert delete(account, context) == {"batchItemFailures": []}
+        assert len([row for row in rows("SUBJECT#dog") if "GENERATION#" in row]) == left
+    assert api.call("GET", "/v1/subjects/dog")[0] == 404
+    assert account.keys("generations/") == [], generations
+
+
+@pytest.mark.parametrize("name", ["my_dog", "My Dog", "dög", "x" * 200])
+def test_photos_under_a_name_that_was_refused_can_be_deleted(
+    account: Account, context: Context, api: Api, name: str
+) -> None:
+    key = f"datasets/{name}/a.png"
+    account.put(key, photo())
+    take(context, key)
+    assert api.call("DELETE", f"/v1/subjects/{name}")[0] == 202
+    assert delete(account, context) == {"batchItemFailures": []}
+    assert account.keys("datasets/") == []
+    assert api.call("GET", f"/v1/subjects/{name}")[0] == 404
+
+
 def test_two_do_not_delete_at_once(account: Account, context: Context, api: Api) -> None:
     furnish(account, "dog")
     api.call("DELETE", "/v1/subjects/dog")

@@ -211,6 +211,14 @@ def test_a_subject_is_deleted_and_waited_for_until_it_is_gone(client: Client, se
     assert [name.partition(" ")[0] for name, _, _ in server.requests] == ["DELETE", "GET", "GET"]
 
 
+def test_what_was_dropped_under_an_unusable_name_can_be_deleted(client: Client, server: Server) -> None:
+    path = f"{ROOT}/v1/subjects/My%20D%C3%B6g%3F"
+    server.when(f"DELETE {path}", (202, subject(status="deleting", stage="ready")[1]))
+    server.when(f"GET {path}", refusal(errors.UnknownSubject("gone")))
+    client.delete("My Dög?")
+    client.wait_until_gone("My Dög?", poll_seconds=0.01)
+
+
 def test_a_cancelled_generation_is_told_as_such(client: Client, server: Server) -> None:
     path = f"{ROOT}/v1/generations/{'a' * 32}"
     for method in ("DELETE", "GET"):
