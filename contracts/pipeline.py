@@ -89,6 +89,7 @@ class Attempt(_Payload):
     memory_tier: int = Field(0, ge=0, description="0: as asked. Each tier further saves memory for speed.")
     on_demand: bool = Field(False, description="Whatever the deployment's capacity is.")
     without_quota: list[str] = Field([], description="Quotas that are 0 in this account.")
+    quota_in_use: bool = Field(False, description="On this ladder some quota was not 0, but in use: it is not counted.")
     failures: dict[str, int] = Field({}, description="Codes of the failed attempts -> how often.")
 
 

@@ -5,7 +5,8 @@ Each class of failure that can succeed on retry has its own way (docs/decisions/
     out of memory                the next memory tier, while there is one
     killed from outside          the next memory tier, once: most often the host ran out of memory
     no capacity, no quota        the next instance type; at the ladder's end on demand instead of spot or a warm pool,
-                                 and then, after a wait that doubles, once more from the start
+                                 and then, after a wait that doubles, once more from the start; as often as there is
+                                 time where a quota is only in use
     spot instance taken back     from the checkpoint, first on spot again, then on demand
     an error of SageMaker's own  the same again, after a wait that doubles
 """
@@ -28,11 +29,11 @@ from contracts.pipeline import Attempt, FailedState, Recovery, TrainingCapacity
 from contracts.training import HIGHEST_MEMORY_TIER
 from lambdas.domain.failures import Quota, classify, quota_in
 
-MAX_ATTEMPTS = 40  # of any kind; a version's number has two digits
+MAX_ATTEMPTS = 99  # of any kind; a version's number has two digits
 MAX_LADDERS = 3
 MOST_OFTEN: dict[type[DreamdropError], int] = {TrainingKilled: 1, SageMakerFailed: 2, SpotReclaimed: 3}
 SPOT_TRIES = 2
-LADDER_PAUSES = 30  # of the shortest: a quarter of an hour, then half an hour, where that is 30 s
+LADDER_PAUSES = 30  # of the shortest: a quarter of an hour, where that is 30 s; the second is twice as long
 _QUOTAS: dict[TrainingCapacity, tuple[str, ...]] = {  # as Service Quotas names them, behind the instance type
     "on-demand": ("for training job usage",),
     "spot": ("for spot training job usage",),
@@ -94,9 +95,12 @@ def _following(failed: FailedState, error: DreamdropError, ladder: Sequence[str]
 def _climb(
     tried: Attempt, error: DreamdropError, refused: Quota | None, ladder: Sequence[str], capacity: TrainingCapacity
 ) -> _Next:
-    """The next rung for which the account may have an instance: a quota of 0 does not change by waiting."""
+    """The next rung for which the account may have an instance: a quota of 0 does not change by waiting, one that is
+    in use does, once another training has ended."""
     if refused and refused.limit == 0:
         tried = tried.model_copy(update={"without_quota": [*tried.without_quota, refused.name]})
+    elif refused:
+        tried = tried.model_copy(update={"quota_in_use": True})
     above = [rung for rung in _allowed(tried, ladder, capacity) if rung > tried.ladder_rung]
     if above:
         return _Next(tried.model_copy(update={"ladder_rung": above[0]}))
@@ -106,9 +110,11 @@ def _climb(
     if not allowed:
         missing = ", ".join(f"'{name}'" for name in tried.without_quota)
         raise QuotaExceeded(f"The account's quota is 0 for every instance type that may be used: {missing}.")
-    start = tried.model_copy(update={"ladder_rung": allowed[0]})
+    start = tried.model_copy(update={"ladder_rung": allowed[0], "quota_in_use": False})
     if not was_on_demand:
         return _Next(start)
+    if tried.quota_in_use:
+        return _Next(start, pauses=LADDER_PAUSES)
     if tried.ladder + 1 >= MAX_LADDERS:
         raise error
     return _Next(start.model_copy(update={"ladder": tried.ladder + 1}), pauses=LADDER_PAUSES * 2**tried.ladder)

@@ -9,7 +9,7 @@ import pytest
 from contracts import errors
 from contracts.pipeline import CaughtError, FailedState, Recovery, TrainingCapacity
 from contracts.training import HIGHEST_MEMORY_TIER
-from lambdas.domain.recovery import MAX_LADDERS, recover
+from lambdas.domain.recovery import MAX_ATTEMPTS, MAX_LADDERS, recover
 from tests.unit.test_failures import job_error, lambda_error, quota_refusal, stopped
 
 LADDER = ("ml.g5.xlarge", "ml.g4dn.xlarge")
@@ -57,11 +57,28 @@ def test_no_capacity_climbs_the_ladder_and_begins_it_again_after_a_longer_and_lo
     assert code_of(decisions[-1]) == "no_capacity"
 
 
-def test_a_quota_in_use_is_waited_for_like_capacity() -> None:
-    busy = quota_refusal("ml.g5.xlarge for training job usage", 1, used=1)
-    decisions = run_of([busy] * 20)
-    assert len(decisions) == MAX_LADDERS * len(LADDER)
+def in_use(rung: int) -> CaughtError:
+    return quota_refusal(f"{LADDER[rung]} for training job usage", 1, used=1)
+
+
+def test_a_quota_in_use_is_waited_for_as_long_as_attempts_have_numbers() -> None:
+    decisions = run_of([in_use(0), in_use(1)] * MAX_ATTEMPTS)
+    assert len(decisions) == MAX_ATTEMPTS == 99
+    assert {(one.ladder, one.wait_seconds) for one in decisions[1:-1:2]} == {(0, 900)}
     assert code_of(decisions[-1]) == "quota_exceeded"
+
+
+@pytest.mark.parametrize("others", [FULL, no_quota("training job", 1)])
+def test_one_instance_type_whose_quota_is_in_use_is_worth_waiting_for(others: CaughtError) -> None:
+    rounds = run_of([in_use(0), others, *[in_use(0)] * 30])
+    assert all(one.retry for one in rounds)
+    assert {one.ladder for one in rounds} == {0}
+
+
+def test_a_ladder_on_which_nothing_is_in_use_any_more_counts_again() -> None:
+    decisions = run_of([in_use(0), FULL] * 5 + [FULL] * 20)
+    assert [one.ladder for one in decisions[-6:-1]] == [0, 1, 1, 2, 2]
+    assert code_of(decisions[-1]) == "no_capacity"
 
 
 def test_without_any_quota_the_run_ends_at_once_and_names_what_to_ask_for() -> None:
