@@ -71,6 +71,7 @@ def job_receipt(
     How long a warm pool has waited is known only when it ends, so the longest that it may wait is taken.
     """
     warm = keep_alive_seconds if billable_seconds else 0
+    saved_seconds = max(0, training_seconds - billable_seconds) if spot else 0
     return JobReceipt(
         attempt=attempt,
         instance_type=instance_type,
@@ -80,7 +81,7 @@ def job_receipt(
         billable_seconds=billable_seconds,
         warm_seconds=warm,
         dollars=dollars(instance_type, billable_seconds + warm) if is_billed else 0.0,
-        saved_dollars=dollars(instance_type, max(0, training_seconds - billable_seconds)) if is_billed else 0.0,
+        saved_dollars=dollars(instance_type, saved_seconds) if is_billed else 0.0,
     )
 
 

@@ -75,11 +75,11 @@ def test_an_instance_type_without_a_price_is_refused_with_those_that_have_one() 
 def test_a_receipt_is_computed_from_the_billed_seconds_and_tells_what_spot_saved() -> None:
     spot = job_receipt(1, "ml.g5.xlarge", is_billed=True, training_seconds=3600, billable_seconds=900, spot=True)
     assert (spot.dollars, spot.saved_dollars) == (0.352, 1.056)
-    warm = job_receipt(2, "ml.g5.xlarge", is_billed=True, training_seconds=900, billable_seconds=900,
+    warm = job_receipt(2, "ml.g5.xlarge", is_billed=True, training_seconds=960, billable_seconds=900,
                        keep_alive_seconds=900)  # fmt: skip
     assert (warm.warm_seconds, warm.dollars, warm.saved_dollars) == (900, 0.704, 0)
     whole = Receipt.of([spot, warm])
-    assert (whole.training_seconds, whole.billable_seconds) == (4500, 1800)
+    assert (whole.training_seconds, whole.billable_seconds) == (4560, 1800)
     assert (whole.dollars, whole.saved_dollars, whole.saved_percent) == (1.056, 1.056, 50.0)
 
 
