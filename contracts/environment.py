@@ -105,6 +105,10 @@ class TellEnvironment(StoreEnvironment):
     subject_topic_arn: str
 
 
+class CloseEnvironment(TellEnvironment):
+    resource_prefix: str
+
+
 class DeletionEnvironment(StoreEnvironment):
     resource_prefix: str
     state_machine_arn: str

@@ -14,6 +14,7 @@ from constructs import Construct
 
 from contracts.environment import (
     CheckEnvironment,
+    CloseEnvironment,
     PlanEnvironment,
     SettleEnvironment,
     StoreEnvironment,
@@ -120,13 +121,12 @@ class TrainingPipeline(Construct):
                 level=sfn.LogLevel.ALL,
                 include_execution_data=False,  # prompts: the execution's own history has them, and forgets them
             ),
-            removal_policy=settings.log_removal,
         )
 
     def _allow_training(self) -> None:
         """What createTrainingJob.sync needs; https://docs.aws.amazon.com/step-functions/latest/dg/connect-sagemaker.html
 
-        Recover stops a job that was made although its request failed.
+        Recover stops a job that was made although its request failed, or that took too long.
         """
         stack = Stack.of(self)
         self.machine.add_to_role_policy(
@@ -148,13 +148,13 @@ class TrainingPipeline(Construct):
             )
         )
         pass_to_sagemaker(self.role, self.machine)
-        self.states.recover.add_to_role_policy(
-            iam.PolicyStatement(actions=["sagemaker:StopTrainingJob"], resources=[self._training_jobs()])
-        )
+        self._let_stop_training(self.states.recover)
 
     def _close_executions(self) -> lambda_.Function:
         """An execution that ends without its last state (stopped, timed out, broken) is closed from outside."""
-        close = self._state("CloseExecution", "close_execution", self._tell_environment)
+        environment = CloseEnvironment(**self._tell_environment.model_dump(), resource_prefix=self._functions.prefix)
+        close = self._state("CloseExecution", "close_execution", environment)
+        self._let_stop_training(close)
         events.Rule(
             self,
             "ExecutionBroken",
@@ -213,6 +213,11 @@ class TrainingPipeline(Construct):
             ),
         )
         send(queue, self._functions.key, function)
+
+    def _let_stop_training(self, function: lambda_.Function) -> None:
+        function.add_to_role_policy(
+            iam.PolicyStatement(actions=["sagemaker:StopTrainingJob"], resources=[self._training_jobs()])
+        )
 
     def _training_jobs(self) -> str:
         return Stack.of(self).format_arn(

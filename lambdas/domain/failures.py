@@ -59,7 +59,7 @@ def classify(caught: CaughtError) -> DreamdropError:
     own = parse_error(str(_document(caught.Cause).get("errorMessage", caught.Cause)))
     if own:
         return own
-    if caught.Error == "States.Timeout":
+    if is_timeout(caught):
         return Interrupted("The run took longer than the deployment allows.")
     if is_refusal(caught):
         refused = _refused(f"{caught.Error}: {caught.Cause}")
@@ -78,6 +78,11 @@ def ended_job(caught: CaughtError) -> EndedJob | None:
 def is_refusal(caught: CaughtError) -> bool:
     """SageMaker said no to the request, or was not heard: there is no job, unless only its answer was lost."""
     return caught.Error.startswith("SageMaker.")
+
+
+def is_timeout(caught: CaughtError) -> bool:
+    """Train's, the only state with a limit of its own: nobody waits for the job any more."""
+    return caught.Error == "States.Timeout"
 
 
 def lacks_capacity(reason: str) -> bool:

@@ -1,5 +1,5 @@
 """The safety net under the state machine: an execution that ended without telling (aborted, timed out, or broken
-in its own error handling) still ends its run as failed. Triggered by EventBridge."""
+in its own error handling) still ends its run as failed, and its training job with it. Triggered by EventBridge."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from aws_lambda_powertools.utilities.parser.models import EventBridgeModel
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel
 
-from contracts.environment import TellEnvironment
+from contracts.environment import CloseEnvironment
 from contracts.errors import DreamdropError, InternalError, Interrupted
 from contracts.pipeline import DatasetTaken
+from contracts.storage import training_job_name
+from lambdas.adapters import leftovers
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.observability import logger, metrics, tracer
+from lambdas.adapters.table import Subjects
 from lambdas.pipeline.ending import end_as_failed
 
 
@@ -43,4 +46,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
     ended = ExecutionEnded.model_validate(parse(event=event, model=EventBridgeModel).detail)
     taken = DatasetTaken.model_validate_json(ended.input or "{}")
     logger.append_keys(correlation_id=taken.run_id)
-    end_as_failed(environment(TellEnvironment), taken, reason(ended).report)
+    env = environment(CloseEnvironment)
+    end_as_failed(env, taken, reason(ended).report)
+    _stop_training(env, taken)
+
+
+def _stop_training(env: CloseEnvironment, taken: DatasetTaken) -> None:
+    """Of the last attempt, if there was one. AWS says that stopping an execution ends it, not that a timeout does."""
+    run = Subjects(env.table_name).run(taken.subject, taken.run_id)
+    if run and run.version:
+        leftovers.stop_job(training_job_name(env.resource_prefix, taken.subject, run.version))

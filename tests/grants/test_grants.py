@@ -93,10 +93,12 @@ def test_the_states_that_tell(bench: Bench, rows: str) -> None:
     with bench.admission("TrainingTellFailedRole") as admission:
         admission.prove("the state TellFailed", bench.flow("TrainingTellFailed", failed))
         assert admission.unneeded() == []
-    detail = {"status": "ABORTED", "input": going_on(rows, "told").model_dump_json()}
+    timed_out = going_on(rows, "told")
+    Subjects(rows).enter(timed_out, "training", version=version_id(timed_out.dataset_id, 1))
+    detail = {"status": "TIMED_OUT", "input": timed_out.model_dump_json()}
     event = event_of("aws.states", "Step Functions Execution Status Change", detail)
     with bench.admission("TrainingCloseExecutionRole") as admission:
-        admission.prove("an aborted execution is closed", bench.flow("TrainingCloseExecution", event))
+        admission.prove("an execution that took too long is closed", bench.flow("TrainingCloseExecution", event))
         assert admission.unneeded() == []
 
 

@@ -80,7 +80,7 @@ ACKNOWLEDGED = (
     ),
     Acknowledgement(
         wildcard(r"sagemaker:(model|endpoint|endpoint-config|training-job)/dreamdrop-\*"),
-        rf"({ENDPOINTS}|Api/Function|Training/(Machine/|SettleTraining|Recover)){POLICY}",
+        rf"({ENDPOINTS}|Api/Function|Training/(Machine/|SettleTraining|Recover|CloseExecution)){POLICY}",
         AT_RUN_TIME,
     ),
     Acknowledgement(

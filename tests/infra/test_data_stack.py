@@ -19,6 +19,15 @@ def test_the_logical_ids_of_buckets_table_and_key_never_change(local: Synthesis,
     assert {BUCKET, ACCESS_LOGS, TABLE, KEY} <= set(production.data["Resources"])
 
 
+def test_of_the_service_stack_only_logs_stay_when_it_is_deleted(production: Synthesis, local: Synthesis) -> None:
+    def kept(synthesis: Synthesis) -> set[str]:
+        resources = synthesis.service["Resources"].values()
+        return {one["Type"] for one in resources if "Retain" in one.get("DeletionPolicy", "Delete")}
+
+    assert kept(production) == {"AWS::Logs::LogGroup"}
+    assert kept(local) == set()
+
+
 def test_production_keeps_its_data_when_the_stack_is_deleted(production: Synthesis) -> None:
     for name in (BUCKET, ACCESS_LOGS, TABLE, KEY):
         resource = production.data["Resources"][name]

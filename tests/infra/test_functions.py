@@ -21,7 +21,7 @@ ENVIRONMENTS: dict[str, type[StoreEnvironment]] = {
     "lambdas.pipeline.tell_ready.handler": environment.TellEnvironment,
     "lambdas.pipeline.recover.handler": environment.PlanEnvironment,
     "lambdas.pipeline.tell_failed.handler": environment.TellEnvironment,
-    "lambdas.pipeline.close_execution.handler": environment.TellEnvironment,
+    "lambdas.pipeline.close_execution.handler": environment.CloseEnvironment,
     "lambdas.pipeline.settle_training.handler": environment.SettleEnvironment,
     "lambdas.deletion.delete_subject.handler": environment.DeletionEnvironment,
     "lambdas.api.app.handler": environment.ApiEnvironment,

@@ -34,6 +34,7 @@ from contracts.training import (
     TrainingRequest,
     settle_hyperparameters,
 )
+from lambdas.adapters import leftovers
 from lambdas.adapters.data_bucket import DataBucket, Tagged
 from lambdas.adapters.table import Subjects
 from lambdas.hosting import host_model
@@ -418,6 +419,17 @@ def test_an_execution_that_ends_without_telling_still_ends_its_run(
     assert run is not None
     assert run.error is not None
     assert (run.status, run.error.code) == ("failed", code)
+
+
+@pytest.mark.parametrize("status", ["ABORTED", "TIMED_OUT", "FAILED"])
+def test_an_execution_that_ends_while_it_trains_stops_the_job_of_its_last_attempt(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr(leftovers, "stop_job", stopped.append)
+    again = plan_training.handler(plan(account, context) | {"attempt": 2}, context)
+    close_execution.handler(ended(status, again), context)
+    assert stopped == [again["job_name"]]
 
 
 def test_a_failed_retraining_leaves_the_old_version_serving(

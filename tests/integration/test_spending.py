@@ -194,9 +194,15 @@ def test_a_failed_attempt_is_billed_and_the_next_one_has_what_is_left(account: A
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The jobs that there are; moto can stop none."""
+    """The jobs that there are, without those that were stopped; moto can stop none."""
     names: list[str] = []
-    monkeypatch.setattr(leftovers, "stop_job", lambda name: name in names)
+
+    def stop(name: str) -> bool:
+        was_there = name in names
+        names[:] = [other for other in names if other != name]
+        return was_there
+
+    monkeypatch.setattr(leftovers, "stop_job", stop)
     return names
 
 
@@ -221,12 +227,14 @@ def test_a_job_that_was_made_although_its_request_failed_keeps_its_reservation_u
     assert spent_today(planned) == planned["quote"]["limit_dollars"]
 
 
-def test_a_job_that_may_go_on_keeps_its_reservation_until_its_end_is_told(
-    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+def test_a_job_that_takes_too_long_is_stopped_and_keeps_its_reservation_until_its_end_is_told(
+    account: Account, context: Context, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = plan(account, context)
+    made.append(planned["job_name"])
     decision = recover.handler(planned | {"error": {"Error": "States.Timeout", "Cause": ""}}, context)
     assert not decision["retry"]
+    assert made == []
     assert spent_today(planned) == planned["quote"]["limit_dollars"]
     ended = json.loads(job_failure(planned, 7200, TrainingJobStatus="Stopped", SecondaryStatus="Stopped")["Cause"])
     ended |= {"EnableManagedSpotTraining": True, "BillableTimeInSeconds": 1800, "FailureReason": ""}
