@@ -185,8 +185,12 @@ def _parse_body() -> GenerationRequest:
     return GenerationRequest.model_validate(body)
 
 
+def _idempotency_key() -> str | None:
+    return app.current_event.headers.get("idempotency-key")
+
+
 def _new_id(owner: str) -> str:
-    key = app.current_event.headers.get("idempotency-key")
+    key = _idempotency_key()
     if key is None:
         return uuid.uuid4().hex
     if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY:
@@ -202,14 +206,19 @@ def _replayed(generations: Generations, generation_id: str, asked: GenerationReq
     return first
 
 
-def _submit(generations: Generations, row: GenerationRow, endpoint: str) -> GenerationRow:
+def _submit(generations: Generations, row: GenerationRow, newest: str) -> GenerationRow:
+    """To the endpoint in whose line it waits; the subject may be drawn by a newer one by now."""
+    endpoint = row.endpoint_name or newest
     try:
         hosting.submit(endpoint, row.id, row.body(), answer_type(row.request.format))
     except (ClientError, BotoCoreError) as error:
         logger.warning("the endpoint did not accept the request", exc_info=True)
-        if is_transient(error):  # the row stays queued and unsubmitted: a retry with the same key submits it
-            raise EndpointBusy("The endpoint does not accept requests at the moment.") from error
-        if _is_missing(endpoint):  # it is made again, and then gets what waits
+        if is_transient(error):
+            busy = EndpointBusy("The endpoint does not accept requests at the moment.")
+            if _idempotency_key() is None:  # else the row stays queued: a retry with the same key submits it
+                generations.fail(row, datetime.now(UTC), busy.report)
+            raise busy from error
+        if endpoint == newest and _is_missing(endpoint):  # it is made again, and then gets what waits
             notice = EndpointNotice(endpoint_name=endpoint, subject=row.subject)
             events.look_at_endpoint(environment(ApiEnvironment).hosting_queue_url, notice)
             return row

@@ -121,7 +121,7 @@ class _Deletion:
             time.sleep(PAUSE_SECONDS)
 
     def _has_endpoint(self) -> bool:
-        """One of its own; it is removed, which takes a while. None of a name that was refused: SageMaker has no such."""
+        """One of its own; it is removed, which takes a while. A name that was refused names no endpoint."""
         if not is_subject(self._name):
             return False
         try:

@@ -19,8 +19,8 @@ from lambdas.pipeline.state import state
 def _settle(env: PlanEnvironment, failed: FailedState) -> None:
     """Before another attempt reserves more. A job that goes on ending, as after a timeout, is settled by its event.
 
-    A request that failed may have been carried out all the same, and AWS does not say that a timeout ends the job: it is
-    not to run on, unseen and billed.
+    A request that failed may have been carried out all the same, and AWS does not say that a timeout ends the job: it
+    is not to run on, unseen and billed.
     """
     job = ended_job(failed.error)
     if job is not None:

@@ -161,6 +161,36 @@ def test_a_busy_endpoint_may_be_asked_again_with_the_same_key(endpoint: Endpoint
     assert len(endpoint.requests) == 1
 
 
+def test_what_a_busy_endpoint_did_not_take_is_not_drawn_later_for_a_caller_who_has_no_key(
+    endpoint: Endpoint, api: Api
+) -> None:
+    endpoint.refuses = "ThrottlingException"
+    assert api.draw(ASK)[0] == 503
+    assert waiting_rows() == 0
+    assert api.draw(ASK, **{"idempotency-key": "k"})[0] == 503
+    assert waiting_rows() == 1
+
+
+def test_a_repetition_goes_to_the_endpoint_in_whose_line_the_request_waits(endpoint: Endpoint, api: Api) -> None:
+    key = {"idempotency-key": "k"}
+    endpoint.refuses = "ThrottlingException"
+    assert api.draw(ASK, **key)[0] == 503
+    host("dog", version=OLDER, hosting="dedicated")  # trained again meanwhile
+    endpoint.refuses = None
+    assert api.draw(ASK, **key)[0] == 202
+    assert [name for name, _, _ in endpoint.requests] == ["dreamdrop-tiny"]
+
+
+def test_a_repetition_for_an_endpoint_that_is_not_made_again_is_told(endpoint: Endpoint, api: Api) -> None:
+    endpoint.refuses = "ThrottlingException"
+    assert api.draw(ASK, **{"idempotency-key": "k"})[0] == 503
+    host("dog", version=OLDER, hosting="dedicated")
+    endpoint.refuses, endpoint.status = "ValidationError", None
+    status, body = api.draw(ASK, **{"idempotency-key": "k"})
+    assert (status, body["error"]["code"]) == (500, "generation_failed")
+    assert waiting_rows() == 0
+
+
 def test_a_crash_between_row_and_submission_is_made_good_by_the_retry(
     endpoint: Endpoint, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
