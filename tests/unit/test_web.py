@@ -17,7 +17,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from contracts.errors import EmptyDataset
 from contracts.generation import GenerationRequest, PictureFormat, Scheduler
+from contracts.pipeline import Run, Subject, SubjectPage
 from lambdas.domain import openapi
 
 PAGE = (Path(__file__).parents[2] / "dreamdrop/web/index.html").read_text()
@@ -45,9 +47,13 @@ def evaluate(tmp_path: Path, expression: str, **values: Any) -> Any:
         f'import {{ sign, admitted, callersOf, fieldsOf, bodyOf }} from "./page.mjs";\n{constants}\n'
         f"console.log(JSON.stringify(await ({expression})));"
     )
-    answer = subprocess.run([node(), "check.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    return json.loads(run_node(tmp_path))
+
+
+def run_node(folder: Path) -> str:
+    answer = subprocess.run([node(), "check.mjs"], cwd=folder, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    return json.loads(answer.stdout)
+    return answer.stdout
 
 
 @pytest.mark.parametrize("token", [None, "to/ken+=="])
@@ -128,6 +134,52 @@ def test_a_form_that_is_hardly_filled_in_gives_a_valid_request(tmp_path: Path) -
     request = GenerationRequest.model_validate(body)
     assert request.num_inference_steps == 20
     assert (request.seed, request.source_image) == (None, None)
+
+
+BROWSER = """
+const asked = [];
+const text = (node) => typeof node === "string" ? node : [node.textContent, ...node.children.map(text)].join(" ");
+const element = () => ({
+  children: [], textContent: "", addEventListener() {},
+  append(...more) { this.children.push(...more); }, replaceChildren(...all) { this.children = all; },
+});
+const elements = {};
+globalThis.document = {
+  getElementById: (id) => (elements[id] ??= element()), createElement: element, querySelector: () => null,
+};
+globalThis.Option = class {};
+globalThis.location = new URL("https://api.example/");
+globalThis.sessionStorage = { getItem: () => '{"token": "t"}' };
+globalThis.fetch = async (url) => {
+  asked.push(String(url).replace(location.origin, ""));
+  return { ok: true, json: async () => answers[asked.at(-1)] };
+};
+globalThis.setTimeout = () => console.log(JSON.stringify({ asked, shown: elements.subjects.children.map(text) }));
+await import("./page.mjs");
+"""
+
+
+def test_only_of_subjects_that_run_more_is_asked_than_the_list_says(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"ready": False, "updated_at": NOW}
+    report = EmptyDataset("There is no photo.").report
+    run = Run(id="r", dataset_id="d", status="running", stage="judging", stages=[])
+    subjects = [
+        Subject(subject="cat", status="failed", error=report, **common),
+        Subject(subject="dog", status="running", **common),
+        Subject(subject="owl", status="succeeded", **common),
+        Subject(subject="yak", status="deleting", **common),
+    ]
+    answers = {
+        "/v1/openapi.json": openapi.document("https://login.example"),
+        "/v1/subjects": SubjectPage(subjects=subjects).plain(),
+        "/v1/subjects/dog": subjects[1].model_copy(update={"run": run}).plain(),
+    }
+    (tmp_path / "page.mjs").write_text(part("script"))
+    (tmp_path / "check.mjs").write_text(f"const answers = {json.dumps(answers)};\n{BROWSER}")
+    seen = json.loads(run_node(tmp_path))
+    assert seen["asked"] == list(answers)
+    assert f"{report.cause} {report.cure}" in seen["shown"][0]
+    assert "judging" in seen["shown"][1]
 
 
 @pytest.mark.parametrize(("tag", "directive"), [("script", "script-src"), ("style", "style-src")])
