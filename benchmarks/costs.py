@@ -16,10 +16,15 @@ PAGE = Path("docs/costs.md")
 INSTANCE = "ml.g5.xlarge"
 SAMPLER_STEPS, STEPS_OF_THE_TABLE = 30, 20  # a request's default; what the table's seconds a picture are for
 
-# Of the deployment; tests/infra compares the first two with the synthesized template.
+# Of the deployment; tests/infra compares the first four with the synthesized template of production.
 ALARMS = 12
 DASHBOARDS = 1
+POLLED_QUEUES = 4
+CUSTOMER_KEYS = 1  # the other environments have none
 ENDPOINT_ALARM_METRICS = 5  # its wake alarm, and the two that target tracking makes over two metrics each
+
+# Lambda asks each queue by five pollers, which wait 20 s for a message: from memory, not checked.
+POLLS_A_QUEUE = 5 * 3 * 60 * 24 * 30
 
 # Sizes, estimated.
 BASE_MODEL_GB = 5.2  # Stable Diffusion 2.1 base, float32
@@ -60,6 +65,8 @@ PRICES = {
     "CloudWatch metric of our own": Price(0.30, "metric month", MEMORY),
     "Lambda, arm64": Price(0.0000133334, "GB second", MEMORY),
     "Lambda request": Price(0.0000002, "request", MEMORY),
+    "SQS": Price(0.0000004, "request", MEMORY),
+    "KMS, customer-managed key": Price(1.00, "key month", MEMORY),
     "Step Functions": Price(0.000025, "state transition", MEMORY),
     "DynamoDB, on demand": Price(0.000000625, "row written", MEMORY),
     "API Gateway, HTTP API": Price(0.000001, "request", MEMORY),
@@ -87,6 +94,8 @@ def at_rest() -> list[Line]:
         Line("the deployment's alarms", ALARMS, "CloudWatch alarm"),
         Line("the endpoint's alarms, once it has been made", ENDPOINT_ALARM_METRICS, "CloudWatch alarm"),
         Line("the dashboard", DASHBOARDS, "CloudWatch dashboard"),
+        Line("Lambda asks the empty queues for messages", POLLED_QUEUES * POLLS_A_QUEUE, "SQS"),
+        Line("the customer's key, in production", CUSTOMER_KEYS, "KMS, customer-managed key"),
     ]
 
 

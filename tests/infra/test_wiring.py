@@ -217,6 +217,8 @@ def test_every_alarm_has_its_section_in_the_runbook(production: Synthesis) -> No
 def test_the_page_about_costs_counts_what_is_deployed(production: Synthesis) -> None:
     assert len(production.properties("AWS::CloudWatch::Alarm")) == costs.ALARMS
     assert len(production.properties("AWS::CloudWatch::Dashboard")) == costs.DASHBOARDS
+    assert len(production.properties("AWS::Lambda::EventSourceMapping")) == costs.POLLED_QUEUES
+    assert len(production.properties("AWS::KMS::Key")) == costs.CUSTOMER_KEYS
 
 
 def test_a_day_that_costs_a_whole_budget_is_told(production: Synthesis) -> None:
