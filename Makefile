@@ -109,8 +109,9 @@ synth: $(VENV)/.run  ## the CloudFormation templates, into cdk.out
 deploy: $(VENV)/.run node_modules/.installed  ## into the AWS account of your credentials (needs docker for the images)
 	@npx cdk deploy --all -c environment=$(ENVIRONMENT) -c prefix=$(PREFIX)
 
-destroy: $(VENV)/.run node_modules/.installed  ## remove endpoints and service stack; your data stack is kept
+destroy: $(VENV)/.run node_modules/.installed  ## remove endpoints and service stack; your data stack is kept (production: docs/operations.md)
 	@npx cdk destroy $(PREFIX)-service -c environment=$(ENVIRONMENT) -c prefix=$(PREFIX)
+	@echo "Kept: the stack $(PREFIX)-data with bucket, table and key, and logs. What else, and how it goes: docs/operations.md, Removing it"
 
 clean:  ## remove everything that was made here, the local cloud's state included
 	@[ ! -x $(BIN)/dreamdrop ] || $(BIN)/dreamdrop down >/dev/null 2>&1 || true

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contracts.generation import KEEP_GENERATIONS_DAYS, KEEP_SOURCES_DAYS
+from infra import settings
+from infra.constructs.training_pipeline import TRAINING_EVENTS_RULE, TRAINING_LOG_GROUP
 from tests.infra.synthesis import Synthesis
+from tests.synthesized import PROJECT
 
 BUCKET = "DataBucketE3889A50"
 TABLE = "TableCD117FA1"
@@ -26,6 +29,15 @@ def test_of_the_service_stack_only_logs_stay_when_it_is_deleted(production: Synt
 
     assert kept(production) == {"AWS::Logs::LogGroup"}
     assert kept(local) == set()
+
+
+def test_the_runbook_says_how_a_protected_stack_is_removed_and_what_stays() -> None:
+    removal = (PROJECT / "docs" / "operations.md").read_text().partition("## Removing it")[2]
+    assert settings.PRODUCTION.termination_protection
+    assert "--no-enable-termination-protection --stack-name dreamdrop-service" in removal
+    assert "--no-deletion-protection-enabled" in removal
+    assert TRAINING_LOG_GROUP in removal
+    assert TRAINING_EVENTS_RULE in removal
 
 
 def test_production_keeps_its_data_when_the_stack_is_deleted(production: Synthesis) -> None:
