@@ -52,6 +52,8 @@ def _end(
 ) -> None:
     finished_at = notice.eventTime or datetime.now(UTC)
     generations.answered(row.id, [key for key in (output, explanation) if key])
+    if row.status != "queued":  # told again, or too late: the first ending counts
+        return
     answer = bucket.read(output) if output else None
     if notice.invocationStatus == "Completed" and answer is not None:
         _succeed(bucket, generations, row, notice, InferenceAnswer.model_validate_json(answer), finished_at)

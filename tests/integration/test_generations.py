@@ -68,6 +68,16 @@ def test_a_request_that_is_cancelled_while_it_is_recorded_keeps_no_pictures(
     assert account.keys("generations/") == account.keys("inference/") == []
 
 
+def test_an_answer_that_is_told_again_is_not_recorded_again(
+    account: Account, context: Context, endpoint: Endpoint, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = api.draw(ASK)[1]["id"]
+    finish(account, context, accepted, [7, 8])
+    monkeypatch.setattr(DataBucket, "write", lambda *_: pytest.fail("a picture is written again"))
+    finish(account, context, accepted, [7, 8])
+    assert api.call("GET", f"/v1/generations/{accepted}")[1]["status"] == "succeeded"
+
+
 def test_only_the_owner_cancels_and_only_what_is_queued(
     account: Account, context: Context, endpoint: Endpoint, api: Api
 ) -> None:
