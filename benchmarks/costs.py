@@ -17,11 +17,12 @@ INSTANCE = "ml.g5.xlarge"
 SAMPLER_STEPS, STEPS_OF_THE_TABLE = 30, 20  # a request's default; what the table's seconds a picture are for
 
 # Of the deployment; tests/infra compares the first four with the synthesized template of production.
-ALARMS = 12
+ALARMS = 11
 DASHBOARDS = 1
 POLLED_QUEUES = 4
 CUSTOMER_KEYS = 1  # the other environments have none
-ENDPOINT_ALARM_METRICS = 5  # its wake alarm, and the two that target tracking makes over two metrics each
+# Its wake alarm, the two that target tracking makes over two metrics each, that on waiting, that on idling over two.
+ENDPOINT_ALARM_METRICS = 8
 
 # Lambda asks each queue by five pollers, which wait 20 s for a message: from memory, not checked.
 POLLS_A_QUEUE = 5 * 3 * 60 * 24 * 30

@@ -84,6 +84,7 @@ class HostEnvironment(StoreEnvironment):
     inference_max_instances: int
     inference_success_topic_arn: str
     inference_error_topic_arn: str
+    alarm_topic_arn: str
     hosting_queue_url: str
     sleep_after_creation: bool
     blocked_words: Texts = []

@@ -17,7 +17,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field
 
 from contracts.errors import ErrorReport
 from contracts.progress import TrainingProgress
@@ -288,9 +288,9 @@ class DeletionRequested(_Payload):
 
 
 class EndpointNotice(_Payload):
-    """Message on the hosting queue: something about an endpoint is to be looked at."""
+    """Message on the hosting queue: an endpoint is to be looked at. EventBridge's own events are read as such, too."""
 
-    endpoint_name: str
+    endpoint_name: str = Field(validation_alias=AliasChoices("endpoint_name", AliasPath("detail", "EndpointName")))
     subject: str | None = Field(None, description="Who waits for it: if there is no such endpoint, it is made again.")
 
 

@@ -178,7 +178,6 @@ class Endpoints:
         self._compose(grantee, "CreateModel", "CreateEndpointConfig", "CreateEndpoint")
         self._compose(grantee, "DescribeEndpointConfig")  # asked of whoever registers a scalable target
         self._scale(grantee, "RegisterScalableTarget", "PutScalingPolicy")
-        _allow(grantee, ["application-autoscaling:DescribeScalableTargets"], ["*"])  # the action knows no resource
         # https://docs.aws.amazon.com/autoscaling/application/userguide/security_iam_id-based-policy-examples.html
         self._alarm(grantee, "PutMetricAlarm", "DescribeAlarms", "DeleteAlarms")
         grantee.grant_principal.add_to_principal_policy(
@@ -211,7 +210,7 @@ class Endpoints:
         self._alarm(grantee, "DeleteAlarms")
 
     def tell_ours(self, grantee: iam.IGrantable) -> None:
-        """From those of another deployment, whose prefix may begin like ours: by the role of their model."""
+        """From those of another deployment, whose prefix may begin like ours: by their model."""
         self._compose(grantee, "DescribeModel")
 
     def find(self, grantee: iam.IGrantable) -> None:

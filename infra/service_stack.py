@@ -72,7 +72,10 @@ class ServiceStack(Stack):
         network = (
             PrivateNetwork(self, "Network", functions=functions, bucket=bucket) if settings.private_hosting else None
         )
-        hosting = ModelHosting(self, "Hosting", settings=settings, functions=functions, network=network)
+        alarms = Alarms(self, "Alarms", key=key)
+        hosting = ModelHosting(
+            self, "Hosting", settings=settings, functions=functions, network=network, alarm_topic=alarms.topic
+        )
         training = TrainingPipeline(
             self,
             "Training",
@@ -92,7 +95,12 @@ class ServiceStack(Stack):
             network=network,
         )
         keeping = EndpointKeeping(
-            self, "Keeping", functions=functions, environment=hosting.environment, notices=hosting.notices
+            self,
+            "Keeping",
+            functions=functions,
+            environment=hosting.environment,
+            notices=hosting.notices,
+            dead_letters=hosting.notices_dead_letters,
         )
         for maker in (training.machine, keeping):  # nothing is made after it has been removed
             maker.node.add_dependency(removal.resource)
@@ -129,11 +137,8 @@ class ServiceStack(Stack):
             "Endpoints": hosting.notices,
         }
         refusing = {"BrokenExecutions": training.close_execution, "UnsettledTrainings": training.settle_training}
-        alarms = Alarms(
-            self,
-            "Alarms",
-            prefix=settings.prefix,
-            key=key,
+        alarms.watch(
+            settings.prefix,
             dead_letters=watched,
             machine=training.machine,
             daily_dollars=settings.daily_budget_dollars,
@@ -187,6 +192,7 @@ class ServiceStack(Stack):
 
         for function in (states.host_model, keeping.keep_endpoint):
             hosting.endpoints.make(function)
+            hosting.endpoints.tell_ours(function)
             pass_to_sagemaker(hosting.role, function)
             if settings.inference_has_volume:
                 encrypt_volumes(key, function)
@@ -215,7 +221,6 @@ class ServiceStack(Stack):
         for function in (keeping.keep_endpoint, deletion.delete_subject):
             hosting.endpoints.remove(function)
         hosting.endpoints.update(states.host_model)
-        hosting.endpoints.tell_ours(keeping.keep_endpoint)
 
         drawn = (GENERATIONS, f"{INFERENCE_OUTPUT}/", f"{INFERENCE_FAILURE}/")
         erase_objects(bucket, deletion.delete_subject, *MADE_OF_A_SUBJECT, CLASS_IMAGE_SETS, *drawn)

@@ -6,6 +6,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ class _Inert:
 
 
 # PyTorch Lightning, by which the first Stable Diffusions were trained, keeps its callbacks' states under their classes.
-_NAMED_IN_PASSING = [(_Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+_NAMED_IN_PASSING: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+]
 _OTHER_FILE = "Take the .safetensors file of the model; most are published as one."
 
 

@@ -13,27 +13,17 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_cloudwatch_actions import SnsAction
 from constructs import Construct
 
-from contracts.metrics import GENERATIONS_FAILED, SECONDS_QUEUED, TRAINING_DOLLARS, UNEXPECTED_ERRORS
+from contracts.metrics import GENERATIONS_FAILED, TRAINING_DOLLARS, UNEXPECTED_ERRORS
 from infra.constructs.messaging import topic
 
 PERIOD = Duration.minutes(5)
 PICTURES_FAILING = 3  # within a period: one may be the caller's own fault
-LONGEST_WAIT_SECONDS = 1800  # an endpoint that wakes needs a third of it
 
 
 class Alarms(Construct):
-    def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        *,
-        prefix: str,
-        key: kms.IKey | None,
-        dead_letters: Mapping[str, sqs.Queue],
-        machine: sfn.StateMachine,
-        daily_dollars: float,
-    ) -> None:
-        """`dead_letters`: what the messages in each queue were about -> the queue. `daily_dollars`: for training."""
+    """Those of each endpoint are made with it, at run time: lambdas/domain/scaling.py."""
+
+    def __init__(self, scope: Construct, id: str, *, key: kms.IKey | None) -> None:
         super().__init__(scope, id)
         self.topic = topic(self, "Topic", key=key)
         self.topic.add_to_resource_policy(
@@ -44,6 +34,11 @@ class Alarms(Construct):
                 conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},
             )
         )
+
+    def watch(
+        self, prefix: str, *, dead_letters: Mapping[str, sqs.Queue], machine: sfn.StateMachine, daily_dollars: float
+    ) -> None:
+        """`dead_letters`: what the messages in each queue were about -> the queue. `daily_dollars`: for training."""
         for about, queue in dead_letters.items():
             self._raise(
                 f"{about}NotHandled",
@@ -65,12 +60,6 @@ class Alarms(Construct):
             own_metric(prefix, GENERATIONS_FAILED, "sum"),
             "Several requests for pictures failed.",
             threshold=PICTURES_FAILING,
-        )
-        self._raise(
-            "PicturesWaiting",
-            own_metric(prefix, SECONDS_QUEUED, "max"),
-            "A request for pictures waited for half an hour or more.",
-            threshold=LONGEST_WAIT_SECONDS,
         )
         self._raise(
             "TrainingDear",

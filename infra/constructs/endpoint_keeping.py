@@ -14,7 +14,14 @@ from infra.constructs.messaging import consume
 
 class EndpointKeeping(Construct):
     def __init__(
-        self, scope: Construct, id: str, *, functions: Functions, environment: HostEnvironment, notices: sqs.Queue
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        functions: Functions,
+        environment: HostEnvironment,
+        notices: sqs.Queue,
+        dead_letters: sqs.Queue,
     ) -> None:
         super().__init__(scope, id)
         self.keep_endpoint = functions.create(
@@ -32,12 +39,5 @@ class EndpointKeeping(Construct):
                     "EndpointStatus": ["IN_SERVICE", "FAILED"],
                 },
             ),
-            targets=[
-                targets.SqsQueue(
-                    notices,
-                    message=events.RuleTargetInput.from_object(
-                        {"endpoint_name": events.EventField.from_path("$.detail.EndpointName")}
-                    ),
-                )
-            ],
+            targets=[targets.SqsQueue(notices, dead_letter_queue=dead_letters)],
         )

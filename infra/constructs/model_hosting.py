@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aws_cdk import Stack
+from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
@@ -15,6 +16,8 @@ from infra.grants import Endpoints, publish, store_under
 from infra.packaging import inference_image
 from infra.settings import Settings
 
+RECORDING_TIMEOUT_SECONDS = 180  # eight pictures of the largest size come as tens of megabytes
+
 
 class ModelHosting(Construct):
     def __init__(
@@ -25,6 +28,7 @@ class ModelHosting(Construct):
         settings: Settings,
         functions: Functions,
         network: PrivateNetwork | None,
+        alarm_topic: sns.Topic,
     ) -> None:
         super().__init__(scope, id)
         self.endpoints = Endpoints(Stack.of(self), settings.prefix)
@@ -55,6 +59,7 @@ class ModelHosting(Construct):
             inference_max_instances=settings.inference_max_instances,
             inference_success_topic_arn=self.drawn.topic_arn,
             inference_error_topic_arn=self.not_drawn.topic_arn,
+            alarm_topic_arn=alarm_topic.topic_arn,
             hosting_queue_url=self.notices.queue_url,
             sleep_after_creation=settings.sleep_after_creation,
             blocked_words=list(settings.blocked_words),
@@ -74,15 +79,21 @@ class ModelHosting(Construct):
             handler="lambdas.api.record_generation.handler",
             environment=StoreEnvironment(**functions.store),
             memory_mb=1024,  # an answer holds up to eight pictures as base64
+            timeout_seconds=RECORDING_TIMEOUT_SECONDS,
         )
         self.dead_letters = dead_letter_queue(self, "DeadLetters", key=functions.key)
         self.answers = work_queue(
             self,
             "Answers",
-            timeout_seconds=DEFAULT_TIMEOUT_SECONDS,
+            timeout_seconds=RECORDING_TIMEOUT_SECONDS,
             dead_letters=self.dead_letters,
             key=functions.key,
         )
-        consume(self.answers, self.record_generation, key=functions.key)
+        # One at a time: each has the function's whole time.
+        consume(self.answers, self.record_generation, key=functions.key, batch_size=1)
         for outcome in (self.drawn, self.not_drawn):
-            outcome.add_subscription(subscriptions.SqsSubscription(self.answers, raw_message_delivery=True))
+            outcome.add_subscription(
+                subscriptions.SqsSubscription(
+                    self.answers, raw_message_delivery=True, dead_letter_queue=self.dead_letters
+                )
+            )

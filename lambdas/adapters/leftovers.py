@@ -12,9 +12,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from lambdas.adapters import hosting
-from lambdas.adapters.clients import client, error_code, is_gone, unless_gone
+from lambdas.adapters.clients import client, is_gone, unless_gone
 from lambdas.domain.endpoints import is_of
-from lambdas.domain.scaling import scalable, wake_alarm_name
+from lambdas.domain.scaling import alarm_names, scalable
 
 
 class StillChanging(Exception):
@@ -67,11 +67,12 @@ def stop_job(name: str) -> bool:
 def remove_endpoint(name: str) -> None:
     """Its scaling first, while there is something to scale. Raises StillChanging."""
     unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(name))
-    client("cloudwatch").delete_alarms(AlarmNames=[wake_alarm_name(name)])
+    for alarm in alarm_names(name):
+        unless_gone("cloudwatch", "delete_alarms", AlarmNames=[alarm])
     try:
         unless_gone("sagemaker", "delete_endpoint", EndpointName=name)
     except ClientError as error:
-        if error_code(error) == "ValidationException" and "in-progress" in str(error):
+        if hosting.is_changing(error):
             raise StillChanging(name) from error
         raise
 

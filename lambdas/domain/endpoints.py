@@ -14,12 +14,12 @@ from typing import Any
 
 from contracts.generation import CONCURRENT_INVOCATIONS
 from contracts.storage import INFERENCE_FAILURE, INFERENCE_OUTPUT, OWN_SUBJECT, as_resource_name, base_model_prefix
-from lambdas.domain.scaling import VARIANT, Scaling
+from lambdas.domain.scaling import VARIANT
 
 # Driver 550, CUDA 12.4, which runs the CUDA 12.8 libraries of the image; hosts are given an older one by default.
 INFERENCE_AMI = "al2-ami-sagemaker-inference-gpu-3-1"
 
-
+BASE_MODEL_CHECKSUM = "BASE_MODEL_CHECKSUM"  # a variable of the container, by which a model tells what it was made of
 BETWEEN_TRIES = timedelta(minutes=15)  # to make one that failed: whoever asks all the time cannot make more
 
 
@@ -43,7 +43,6 @@ class EndpointPlan:
     image: str
     role_arn: str
     instance_type: str
-    max_instances: int
     success_topic_arn: str
     error_topic_arn: str
     blocked_words: tuple[str, ...] = ()
@@ -87,6 +86,7 @@ class EndpointPlan:
 
     def _variables(self) -> dict[str, str]:
         variables = {
+            BASE_MODEL_CHECKSUM: self.base_model_checksum,
             "DATA_BUCKET": "" if self.subject else self.bucket,
             "SUBJECT": f"{self.subject.name}@{self.subject.version}" if self.subject else "",
             "BLOCKED_WORDS": ",".join(self.blocked_words),
@@ -124,10 +124,6 @@ class EndpointPlan:
 
     def endpoint(self) -> dict[str, Any]:
         return {"EndpointName": self.endpoint_name, "EndpointConfigName": self.config_name}
-
-    @property
-    def scaling(self) -> Scaling:
-        return Scaling(self.endpoint_name, self.max_instances)
 
 
 def own_endpoint_name(prefix: str, subject: str) -> str:

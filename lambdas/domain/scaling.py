@@ -11,14 +11,18 @@ from typing import Any
 VARIANT = "shared"
 SCALE_IN_COOLDOWN_SECONDS = 600  # between two removals; how long it idles before the first is AWS's 15 minutes
 BACKLOG_PER_INSTANCE = 5.0
+ALARM_PERIOD_SECONDS = 300
+LONGEST_WAIT_SECONDS = 1800  # an endpoint that wakes needs a third of it
+LONGEST_IDLE_SECONDS = 3600  # one that nobody asks is to sleep after a third of it
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Of one endpoint, between zero and max_instances."""
+    """Of one endpoint, between zero and max_instances; who is to be told when it does not."""
 
     endpoint_name: str
     max_instances: int
+    alarm_topic_arn: str
 
     def target(self) -> dict[str, Any]:
         return {**scalable(self.endpoint_name), "MinCapacity": 0, "MaxCapacity": self.max_instances}
@@ -53,7 +57,7 @@ class Scaling:
         metric = {
             "Namespace": "AWS/SageMaker",
             "MetricName": metric_name,
-            "Dimensions": [{"Name": "EndpointName", "Value": self.endpoint_name}],
+            "Dimensions": self._dimensions,
         }
         return {"Id": query_id, "MetricStat": {"Metric": metric, "Stat": "Average"}, "ReturnData": False}
 
@@ -79,7 +83,7 @@ class Scaling:
             "AlarmActions": [policy_arn],
             "Namespace": "AWS/SageMaker",
             "MetricName": "HasBacklogWithoutCapacity",
-            "Dimensions": [{"Name": "EndpointName", "Value": self.endpoint_name}],
+            "Dimensions": self._dimensions,
             "Statistic": "Average",
             "Period": 60,
             "EvaluationPeriods": 2,
@@ -88,6 +92,62 @@ class Scaling:
             "ComparisonOperator": "GreaterThanOrEqualToThreshold",
             "TreatMissingData": "missing",
         }
+
+    def watching_alarms(self) -> list[dict[str, Any]]:
+        """What a person should hear of: made with the endpoint, since an alarm cannot search for endpoints."""
+        return [self._waiting_alarm(), self._awake_alarm()]
+
+    def _waiting_alarm(self) -> dict[str, Any]:
+        return {
+            **self._watching("waiting", "A request for pictures waits for half an hour or more.", "PicturesWaiting"),
+            "Namespace": "AWS/SageMaker",
+            "MetricName": "ApproximateAgeOfOldestRequest",
+            "Dimensions": self._dimensions,
+            "Statistic": "Maximum",
+            "Period": ALARM_PERIOD_SECONDS,
+            "EvaluationPeriods": 1,
+            "Threshold": LONGEST_WAIT_SECONDS,
+        }
+
+    def _awake_alarm(self) -> dict[str, Any]:
+        """An instance tells how busy its processors are, every minute while there is one, and nothing without one.
+
+        https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
+        """
+        processors = {
+            "Namespace": "/aws/sagemaker/Endpoints",
+            "MetricName": "CPUUtilization",
+            "Dimensions": [*self._dimensions, {"Name": "VariantName", "Value": VARIANT}],
+        }
+        backlog = {"Namespace": "AWS/SageMaker", "MetricName": "ApproximateBacklogSize", "Dimensions": self._dimensions}
+        return {
+            **self._watching("awake", "An instance has been there for an hour without work.", "EndpointAwake"),
+            "Metrics": [
+                _hidden("told", processors, "SampleCount"),
+                _hidden("backlog", backlog, "Maximum"),
+                {"Id": "idle", "Expression": "IF(told > 0 AND FILL(backlog, 0) == 0, 1, 0)", "ReturnData": True},
+            ],
+            "EvaluationPeriods": LONGEST_IDLE_SECONDS // ALARM_PERIOD_SECONDS,
+            "Threshold": 1,
+        }
+
+    def _watching(self, kind: str, description: str, section: str) -> dict[str, Any]:
+        return {
+            "AlarmName": f"{self.endpoint_name}-{kind}",
+            "AlarmDescription": f"{description} What to do: docs/operations.md, {section}.",
+            "AlarmActions": [self.alarm_topic_arn],
+            "ComparisonOperator": "GreaterThanOrEqualToThreshold",
+            "TreatMissingData": "notBreaching",
+        }
+
+    @property
+    def _dimensions(self) -> list[dict[str, str]]:
+        return [{"Name": "EndpointName", "Value": self.endpoint_name}]
+
+
+def _hidden(query_id: str, metric: dict[str, Any], statistic: str) -> dict[str, Any]:
+    stat = {"Metric": metric, "Period": ALARM_PERIOD_SECONDS, "Stat": statistic}
+    return {"Id": query_id, "MetricStat": stat, "ReturnData": False}
 
 
 def scalable(endpoint_name: str) -> dict[str, Any]:
@@ -101,3 +161,8 @@ def scalable(endpoint_name: str) -> dict[str, Any]:
 
 def wake_alarm_name(endpoint_name: str) -> str:
     return f"{endpoint_name}-wake"
+
+
+def alarm_names(endpoint_name: str) -> list[str]:
+    """Of all that were made with it."""
+    return [wake_alarm_name(endpoint_name), f"{endpoint_name}-waiting", f"{endpoint_name}-awake"]

@@ -4,12 +4,8 @@ told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import NamedTuple
-
-from botocore.exceptions import ClientError
+from typing import Any, NamedTuple
 
 from contracts.artifact import PromotedVersion
 from contracts.environment import HostEnvironment
@@ -17,23 +13,19 @@ from contracts.errors import HostingFailed
 from contracts.pipeline import EndpointNotice, VersionHosted, VersionPublished
 from contracts.storage import promoted_key
 from lambdas.adapters import events, hosting
-from lambdas.adapters.clients import error_code
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.observability import logger
 from lambdas.adapters.table import Subjects
-from lambdas.domain.endpoints import BETWEEN_TRIES, EndpointPlan, OwnSubject, own_endpoint_name
+from lambdas.domain.endpoints import BETWEEN_TRIES, EndpointPlan, own_endpoint_name
 from lambdas.domain.failures import lacks_capacity
-from lambdas.hosting.planning import plan_endpoint
+from lambdas.hosting.planning import plan_published, scaling_of
 from lambdas.hosting.resting import let_it_rest
 from lambdas.pipeline.state import state
 
 WAITED_FOR = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 MOST_FAILURES = 3  # for want of an instance: with SageMaker's own search for one, more than an hour
-QUOTA_CURE = (
-    "Ask for a larger quota in AWS's Service Quotas (service Amazon SageMaker, quota '<instance type> for endpoint "
-    "usage'), or name another inference_instance_type in the settings; then upload any file again."
-)
+NAME_CURE = "Choose another resource prefix in the settings, or import the base model under another id."
 CAPACITY_CURE = "Upload any file of the dataset again later, or name another inference_instance_type in the settings."
 MOST_WRITES = 20  # each failed one is another run's success
 
@@ -59,7 +51,7 @@ def handler(round_: HostingRound) -> VersionHosted:
     env = environment(HostEnvironment)
     bucket = DataBucket(env.data_bucket)
     subjects = Subjects(env.table_name)
-    plan = plan_endpoint(env, bucket, round_.request.base_model, _own_subject(round_))
+    plan = plan_published(env, bucket, round_)
     if round_.endpoint_status is None:
         subjects.enter(round_, "hosting")
         subjects.want_endpoint(round_.subject, plan.endpoint_name)
@@ -76,12 +68,6 @@ def handler(round_: HostingRound) -> VersionHosted:
         endpoint_changed=step.changed,
         endpoint_failures=step.failures,
     )
-
-
-def _own_subject(round_: HostingRound) -> OwnSubject | None:
-    if round_.request.hosting == "shared":
-        return None
-    return OwnSubject(round_.subject, round_.version, round_.artifact_prefix)
 
 
 def _promote(
@@ -118,16 +104,15 @@ def _ensure(env: HostEnvironment, plan: EndpointPlan, changed: bool, failures: i
     found = hosting.describe(name)
     if found is None:
         logger.info("creating the endpoint", extra={"endpoint": name})
-        with _quota_told():
-            hosting.create(plan)
+        hosting.create(plan)
         return Step("Creating", True, failures)
     status = str(found["EndpointStatus"])
+    if status != "Deleting" and not hosting.is_run_by(found, env.inference_role_arn):
+        raise HostingFailed(f"There is an endpoint {name} that is not this deployment's.", NAME_CURE)
     if status == "InService":
         outdated = found["EndpointConfigName"] != plan.config_name
         if outdated and not changed:
-            logger.info("updating the endpoint", extra={"endpoint": name, "config": plan.config_name})
-            with _quota_told():
-                return Step("Updating", hosting.update(plan), failures)
+            return _update(env, plan, found, failures)
         let_it_rest(env, name)
         if outdated:
             reason = found.get("FailureReason", "the new configuration did not come up")
@@ -146,12 +131,15 @@ def _ensure(env: HostEnvironment, plan: EndpointPlan, changed: bool, failures: i
     return Step(status, changed, failures)
 
 
-@contextmanager
-def _quota_told() -> Iterator[None]:
+def _update(env: HostEnvironment, plan: EndpointPlan, found: dict[str, Any], failures: int) -> Step:
+    """Where a quota forbids it, a shared endpoint draws the new version as it is: versions are fetched when they are
+    asked for. The next run tries again. Raises HostingFailed."""
+    name = plan.endpoint_name
+    logger.info("updating the endpoint", extra={"endpoint": name, "config": plan.config_name})
     try:
-        yield
-    except ClientError as error:
-        if error_code(error) != "ResourceLimitExceeded":
+        return Step("Updating", hosting.update(plan, scaling_of(env, name)), failures)
+    except HostingFailed as refusal:
+        if plan.subject or not hosting.has_base_model(found, plan.base_model_checksum):
             raise
-        refusal = error.response["Error"]["Message"]
-        raise HostingFailed(f"SageMaker refused the endpoint: {refusal}", QUOTA_CURE) from error
+        logger.warning("the endpoint keeps its configuration", extra={"endpoint": name, "cause": refusal.cause})
+        return Step("InService", False, failures)

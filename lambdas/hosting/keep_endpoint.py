@@ -14,7 +14,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from contracts.environment import HostEnvironment
-from contracts.errors import HostingFailed
+from contracts.errors import ErrorReport, HostingFailed
 from contracts.metrics import GENERATIONS_ACCEPTED, GENERATIONS_FAILED
 from contracts.pipeline import EndpointNotice
 from lambdas.adapters import events, hosting, leftovers
@@ -23,9 +23,9 @@ from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.lines import Lines
 from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Hosted, Subjects
-from lambdas.domain.endpoints import BETWEEN_TRIES, OwnSubject, subject_of_own
+from lambdas.domain.endpoints import BETWEEN_TRIES, subject_of_own
 from lambdas.domain.generations import answer_type
-from lambdas.hosting.planning import plan_endpoint
+from lambdas.hosting.planning import plan_promoted
 from lambdas.hosting.resting import is_awaited, let_it_rest
 
 LOOK_AGAIN_SECONDS = 60
@@ -72,15 +72,12 @@ class _Endpoint:
         """As it was before the service stack was removed, or the endpoint failed: nothing is trained."""
         if self._wanted is None:
             return
-        bucket = DataBucket(self._env.data_bucket)
-        own = None
-        if self._wanted.hosting == "dedicated":
-            manifest = bucket.version_manifest(self._wanted.subject, self._wanted.version)
-            if manifest is None:
-                raise HostingFailed(f"The version {self._wanted.version} of {self._wanted.subject} is gone.")
-            own = OwnSubject(self._wanted.subject, self._wanted.version, manifest.prefix)
         logger.info("making the endpoint again")
-        hosting.create(plan_endpoint(self._env, bucket, self._wanted.base_model, own))
+        try:
+            hosting.create(plan_promoted(self._env, DataBucket(self._env.data_bucket), self._wanted))
+        except HostingFailed as refusal:
+            logger.error(str(refusal))
+            self._fail_waiting(refusal.report)
 
     def _serve(self) -> bool:
         let_it_rest(self._env, self._name)
@@ -95,15 +92,18 @@ class _Endpoint:
 
     def _give_up(self, found: dict[str, Any]) -> bool:
         """What waits is told; whoever asks later is let in again by another try."""
-        now = datetime.now(UTC)
-        failure = HostingFailed(f"The endpoint {self._name} failed: {found.get('FailureReason', 'no reason')}")
-        for row in list(self._line.waiting(self._name, now)):
-            if self._line.fail(row, now, failure.report):
-                metrics.add_metric(name=GENERATIONS_FAILED, unit="Count", value=1)
-        if self._wanted is None or now - found["LastModifiedTime"] < BETWEEN_TRIES:
+        reason = found.get("FailureReason", "no reason")
+        self._fail_waiting(HostingFailed(f"The endpoint {self._name} failed: {reason}").report)
+        if self._wanted is None or datetime.now(UTC) - found["LastModifiedTime"] < BETWEEN_TRIES:
             return True
         hosting.delete(self._name)
         return False
+
+    def _fail_waiting(self, report: ErrorReport) -> None:
+        now = datetime.now(UTC)
+        for row in list(self._line.waiting(self._name, now)):
+            if self._line.fail(row, now, report):
+                metrics.add_metric(name=GENERATIONS_FAILED, unit="Count", value=1)
 
     def _is_retired(self) -> bool:
         subject = subject_of_own(self._env.resource_prefix, self._name)

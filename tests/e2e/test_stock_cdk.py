@@ -83,7 +83,6 @@ def make_endpoint(clients: dict[str, Any]) -> None:
         image=host.inference_image,
         role_arn=host.inference_role_arn,
         instance_type=host.inference_instance_type,
-        max_instances=host.inference_max_instances,
         success_topic_arn=host.inference_success_topic_arn,
         error_topic_arn=host.inference_error_topic_arn,
     )

@@ -42,10 +42,9 @@ _PAGES = (
     # What Application Auto Scaling does in the caller's name.
     (
         "HostingHostModelRole|KeepingKeepEndpointRole",
-        r"sagemaker:DescribeEndpointConfig|cloudwatch:DescribeAlarms|iam:CreateServiceLinkedRole",
+        r"sagemaker:DescribeEndpointConfig|iam:CreateServiceLinkedRole",
         _SCALING,
     ),
-    ("HostingHostModelRole", "cloudwatch:DeleteAlarms", _SCALING),
     # AWS says "no such key" only to those who may list, and "denied" to all others; the emulator says it to all.
     (
         "HostingHostModelRole|HostingRecordGenerationRole|KeepingKeepEndpointRole|TrainingCheckDatasetRole|ApiFunctionRole",

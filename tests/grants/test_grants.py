@@ -32,7 +32,7 @@ from contracts.storage import (
 from dreamdrop import api
 from lambdas.adapters.spending import Spending
 from lambdas.adapters.table import Deletions, Generations, Subjects
-from lambdas.domain.scaling import scalable
+from lambdas.domain.scaling import scalable, wake_alarm_name
 from tests.cloudformation import CloudFormation, answering
 from tests.e2e.conftest import photo, until
 from tests.grants.conftest import OWN, PREFIX, READY, SHARED, Bench, denial
@@ -255,6 +255,7 @@ def remove_shared(bench: Bench) -> None:
 
 
 def take_scaling_off(bench: Bench) -> None:
+    bench.client("cloudwatch").delete_alarms(AlarmNames=[wake_alarm_name(SHARED)])
     service = bench.client("application-autoscaling")
     with suppress(service.exceptions.ObjectNotFoundException):
         service.deregister_scalable_target(**scalable(SHARED))

@@ -18,7 +18,6 @@ WITHOUT_RESOURCE = {
     "xray:PutTelemetryRecords": "tracing",
     "xray:GetSamplingRules": "tracing of the state machine",
     "xray:GetSamplingTargets": "tracing of the state machine",
-    "application-autoscaling:DescribeScalableTargets": "scaling of endpoints: whether one is scaled yet",
     "application-autoscaling:RegisterScalableTarget": "scaling of endpoints; a condition names SageMaker's",
     "application-autoscaling:DeregisterScalableTarget": "removal of endpoints; a condition names SageMaker's",
     "application-autoscaling:PutScalingPolicy": "scaling of endpoints; a condition names SageMaker's",
@@ -267,7 +266,7 @@ def test_only_the_api_and_who_makes_endpoints_again_ask_for_pictures(production:
 
 def test_only_rules_and_our_topics_may_send_to_the_queues(each: Synthesis) -> None:
     sending = [one for _, one in statements(each.properties("AWS::SQS::QueuePolicy")) if one["Effect"] == "Allow"]
-    assert len(sending) == 6
+    assert len(sending) == 10  # what could not be delivered is set aside by the same senders
     for one in sending:
         assert one["Principal"]["Service"] in ("events.amazonaws.com", "sns.amazonaws.com")
         assert set(one["Condition"]["ArnEquals"]) == {"aws:SourceArn"}

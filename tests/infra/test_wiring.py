@@ -10,8 +10,9 @@ from typing import Any
 from benchmarks import costs
 from contracts import metrics
 from contracts.dead_letters import DeadLetterQueue
-from contracts.pipeline import DELETION_LEASE_SECONDS, EndpointNotice
+from contracts.pipeline import DELETION_LEASE_SECONDS
 from infra.settings import LOCAL, PRODUCTION
+from lambdas.domain.scaling import Scaling
 from tests.infra.synthesis import Synthesis
 
 SIGNED = {
@@ -50,6 +51,26 @@ def test_every_work_queue_names_its_failures_and_sets_them_aside(production: Syn
         assert source["RedrivePolicy"]["maxReceiveCount"] == 5
         timeout = functions[mapping["FunctionName"]["Ref"]]["Timeout"]
         assert source["VisibilityTimeout"] >= 6 * timeout
+
+
+def test_what_cannot_be_delivered_to_a_queue_is_set_aside_where_that_queue_sets_aside(production: Synthesis) -> None:
+    """EventBridge drops what it may not deliver at once, and SNS some time later."""
+    queues = production.properties("AWS::SQS::Queue")
+    targets = [one for rule in production.properties("AWS::Events::Rule").values() for one in rule["Targets"]]
+    ways = [(one["Arn"], one["DeadLetterConfig"]["Arn"]) for one in targets]
+    subscriptions = production.properties("AWS::SNS::Subscription").values()
+    ways += [(one["Endpoint"], one["RedrivePolicy"]["deadLetterTargetArn"]) for one in subscriptions]
+    into_queues = [(queues[to["Fn::GetAtt"][0]], aside) for to, aside in ways if to["Fn::GetAtt"][0] in queues]
+    assert len(into_queues) == 4
+    for queue, aside in into_queues:
+        assert aside == queue["RedrivePolicy"]["deadLetterTargetArn"]
+
+
+def test_each_answer_has_the_whole_time_of_its_function(production: Synthesis) -> None:
+    mappings = production.properties("AWS::Lambda::EventSourceMapping")
+    mapping = only({name: one for name, one in mappings.items() if name.startswith("HostingRecordGeneration")})
+    assert mapping["BatchSize"] == 1
+    assert production.functions()["lambdas.api.record_generation.handler"]["Timeout"] == 180
 
 
 def test_each_deletion_has_the_whole_time_of_its_function(production: Synthesis) -> None:
@@ -112,11 +133,7 @@ def test_news_of_our_endpoints_reach_who_keeps_them(production: Synthesis) -> No
     }
     [target] = changed["Targets"]
     assert target["Arn"]["Fn::GetAtt"][0].startswith("HostingNotices")
-    told = target["InputTransformer"]
-    [(name, path)] = told["InputPathsMap"].items()
-    assert path == "$.detail.EndpointName"
-    filled = told["InputTemplate"].replace(f"<{name}>", '"e"')
-    assert EndpointNotice.model_validate_json(filled) == EndpointNotice(endpoint_name="e")
+    assert "InputTransformer" not in target  # so what was set aside is what would have been delivered
 
 
 def test_nothing_is_made_after_the_endpoints_were_removed(production: Synthesis) -> None:
@@ -210,6 +227,7 @@ def test_every_alarm_has_its_section_in_the_runbook(production: Synthesis) -> No
         else (alarm["AlarmDescription"])
         for alarm in production.properties("AWS::CloudWatch::Alarm").values()
     }
+    described |= {alarm["AlarmDescription"] for alarm in Scaling("e", 1, "arn").watching_alarms()}
     named = {re.search(r"docs/operations\.md, (\w+)\.$", text)[1] for text in described}  # type: ignore[index]
     assert named == sections
 
@@ -219,6 +237,14 @@ def test_the_page_about_costs_counts_what_is_deployed(production: Synthesis) -> 
     assert len(production.properties("AWS::CloudWatch::Dashboard")) == costs.DASHBOARDS
     assert len(production.properties("AWS::Lambda::EventSourceMapping")) == costs.POLLED_QUEUES
     assert len(production.properties("AWS::KMS::Key")) == costs.CUSTOMER_KEYS
+
+
+def test_who_makes_endpoints_names_the_topic_of_the_alarms(production: Synthesis) -> None:
+    heard = {action["Ref"] for alarm in production.properties("AWS::CloudWatch::Alarm").values()
+             for action in alarm["AlarmActions"]}  # fmt: skip
+    for name in ("host_model", "keep_endpoint"):
+        variables = production.functions()[f"lambdas.hosting.{name}.handler"]["Environment"]["Variables"]
+        assert {variables["ALARM_TOPIC_ARN"]["Ref"]} == heard
 
 
 def test_a_day_that_costs_a_whole_budget_is_told(production: Synthesis) -> None:
@@ -238,7 +264,7 @@ def test_alarms_and_dashboard_watch_what_the_functions_count(production: Synthes
         for alarm in production.properties("AWS::CloudWatch::Alarm").values()
         if alarm["Namespace"] == variables["POWERTOOLS_METRICS_NAMESPACE"]
     ]
-    watched = {"GenerationsFailed", "SecondsQueued", "TrainingDollars", "UnexpectedErrors"}
+    watched = {"GenerationsFailed", "TrainingDollars", "UnexpectedErrors"}
     assert {alarm["MetricName"] for alarm in ours} == watched
     for alarm in ours:
         assert alarm["Dimensions"] == [{"Name": "service", "Value": variables["POWERTOOLS_SERVICE_NAME"]}]

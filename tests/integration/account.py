@@ -9,6 +9,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from PIL import Image
 
 os.environ |= {"POWERTOOLS_SERVICE_NAME": "test", "POWERTOOLS_METRICS_NAMESPACE": "test"}  # read when imported
@@ -103,6 +106,21 @@ def furnish() -> Account:
     return made
 
 
+def fail_once(monkeypatch: pytest.MonkeyPatch, operation: str, code: str, message: str, times: int = 1) -> None:
+    """The next call of an operation of AWS, or the one that many times from now, is refused so."""
+    call = BaseClient._make_api_call
+    left = times
+
+    def refuse(client: BaseClient, name: str, request: dict[str, Any]) -> Any:
+        nonlocal left
+        left -= name == operation
+        if name == operation and left == 0:
+            raise ClientError({"Error": {"Code": code, "Message": message}}, operation)
+        return call(client, name, request)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
+
+
 def variables(account: Account) -> dict[str, str]:
     return {
         "DATA_BUCKET": BUCKET,
@@ -128,6 +146,7 @@ def variables(account: Account) -> dict[str, str]:
         "INFERENCE_MAX_INSTANCES": "1",
         "INFERENCE_SUCCESS_TOPIC_ARN": account.topic_arn,
         "INFERENCE_ERROR_TOPIC_ARN": account.topic_arn,
+        "ALARM_TOPIC_ARN": account.topic_arn,
         "SLEEP_AFTER_CREATION": "True",
         "URL_LIFETIME_SECONDS": "3600",
         "DELETION_QUEUE_URL": account.deletion_queue_url,

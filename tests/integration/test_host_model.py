@@ -7,12 +7,11 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
 
 from contracts import errors
 from lambdas.adapters import hosting
 from lambdas.hosting import host_model
-from tests.integration.account import BUCKET, Account, Context
+from tests.integration.account import BUCKET, Account, Context, fail_once
 from tests.integration.steps import hosted, published
 
 
@@ -20,7 +19,7 @@ def test_an_endpoint_sleeps_right_after_its_creation_and_is_left_alone_afterward
     account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_to_sleep: list[str] = []
-    monkeypatch.setattr(hosting, "send_to_sleep", put_to_sleep.append)
+    monkeypatch.setattr(hosting, "send_to_sleep", lambda name: not put_to_sleep.append(name))
     first = hosted(published(account, context), context)
     assert put_to_sleep == [first["endpoint_name"]]
     assert first["endpoint_changed"]
@@ -37,7 +36,8 @@ def test_an_endpoint_that_was_rolled_back_fails_the_run_instead_of_being_updated
     updates: list[Any] = []
     rested: list[str] = []
     monkeypatch.setattr(hosting, "describe", lambda _name: found)
-    monkeypatch.setattr(hosting, "update", lambda plan: not updates.append(plan))
+    monkeypatch.setattr(hosting, "is_run_by", lambda _found, _role: True)
+    monkeypatch.setattr(hosting, "update", lambda plan, _scaling: not updates.append(plan))
     monkeypatch.setattr(host_model, "let_it_rest", lambda _env, name: rested.append(name))
     first = host_model.handler(done, context)
     assert rested == []
@@ -58,6 +58,7 @@ class Capacity:
         self._failures, self._reason = failures, reason
         self._age: timedelta | None = None  # since its last change; None: there is none
         monkeypatch.setattr(hosting, "describe", self._describe)
+        monkeypatch.setattr(hosting, "is_run_by", lambda _found, _role: True)
         monkeypatch.setattr(hosting, "create", self._create)
         monkeypatch.setattr(hosting, "delete", self._delete)
         monkeypatch.setattr(host_model, "let_it_rest", lambda _env, _name: None)
@@ -114,11 +115,8 @@ def test_an_endpoint_beyond_the_quota_names_the_quota(
 ) -> None:
     text = "The account-level service limit 'ml.g5.xlarge for endpoint usage' is 0 Instances"
 
-    def refuse(_plan: Any) -> None:
-        raise ClientError({"Error": {"Code": "ResourceLimitExceeded", "Message": text}}, "CreateEndpoint")
-
     done = published(account, context)
-    monkeypatch.setattr(hosting, "create", refuse)
+    fail_once(monkeypatch, "CreateEndpoint", "ResourceLimitExceeded", text)
     with pytest.raises(errors.HostingFailed, match=r"ml\.g5\.xlarge for endpoint usage") as failed:
         host_model.handler(done, context)
     assert "Service Quotas" in failed.value.cure
@@ -133,4 +131,5 @@ def test_blocked_words_and_watermark_reach_the_container(
     sagemaker = boto3.client("sagemaker")
     [model] = sagemaker.list_models()["Models"]
     environment = sagemaker.describe_model(ModelName=model["ModelName"])["PrimaryContainer"]["Environment"]
+    assert environment.pop("BASE_MODEL_CHECKSUM") == "c" * 64
     assert environment == {"DATA_BUCKET": BUCKET, "BLOCKED_WORDS": "red scarf,hat", "WATERMARK": "made, by us"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from contracts import errors
 from contracts.pipeline import DatasetTaken, EndpointNotice, VersionPublished
 from contracts.storage import MAX_BASE_MODEL_LENGTH, MAX_RESOURCE_PREFIX_LENGTH, MAX_SUBJECT_LENGTH, version_prefix
 from contracts.training import Hosting
@@ -15,13 +17,14 @@ from lambdas.adapters import clients, hosting
 from lambdas.adapters.table import Deletions, Subjects
 from lambdas.deletion import delete_subject
 from lambdas.domain.endpoints import EndpointPlan, OwnSubject
-from lambdas.domain.scaling import scalable
+from lambdas.domain.scaling import alarm_names, scalable
 from lambdas.hosting import host_model, keep_endpoint
-from tests.integration.account import ACCOUNT, BUCKET, REGION, TABLE, Account, Context
+from tests.integration.account import ACCOUNT, BUCKET, REGION, TABLE, Account, Context, fail_once
 from tests.integration.api_parts import ARTIST, ASK, OLDER, VERSION, Api, host, publish
 from tests.integration.test_deletion import delete
 
 SHARED, OWN = "dreamdrop-tiny", "dreamdrop--dog"
+CHANGING = 'Cannot update in-progress endpoint "arn:aws:sagemaker:us-east-1:1:endpoint/e".'
 OUR_ROLE = f"arn:aws:iam::{ACCOUNT}:role/inference"
 
 
@@ -45,11 +48,22 @@ def status(endpoint_name: str) -> str | None:
     return found["EndpointStatus"] if found else None
 
 
+def alarms(endpoint_name: str) -> set[str]:
+    found = clients.client("cloudwatch").describe_alarms(AlarmNamePrefix=f"{endpoint_name}-")["MetricAlarms"]
+    return {alarm["AlarmName"] for alarm in found}
+
+
 def instances(endpoint_name: str) -> int:
     found = hosting.describe(endpoint_name)
     assert found is not None
     count: int = found["ProductionVariants"][0]["DesiredInstanceCount"]
     return count
+
+
+def take_scaling_off(endpoint_name: str) -> None:
+    """As an update does."""
+    clients.client("cloudwatch").delete_alarms(AlarmNames=[f"{endpoint_name}-wake"])
+    clients.client("application-autoscaling").deregister_scalable_target(**scalable(endpoint_name))
 
 
 def run(version: str) -> DatasetTaken:
@@ -111,7 +125,7 @@ def plan(subject: str | None = None, version: str = VERSION, **more: Any) -> End
     own = OwnSubject(subject, version, version_prefix(subject, version)) if subject else None
     values: dict[str, Any] = {
         "prefix": "dreamdrop", "base_model": "tiny", "base_model_checksum": "c", "bucket": BUCKET, "image": "image",
-        "role_arn": OUR_ROLE, "instance_type": "ml.g4dn.xlarge", "max_instances": 1,
+        "role_arn": OUR_ROLE, "instance_type": "ml.g4dn.xlarge",
         "success_topic_arn": f"arn:aws:sns:{REGION}:{ACCOUNT}:s",
         "error_topic_arn": f"arn:aws:sns:{REGION}:{ACCOUNT}:e",
     }  # fmt: skip
@@ -143,7 +157,7 @@ def test_a_dedicated_endpoint_has_its_subject_and_no_network(account: Account, c
     [own] = container["AdditionalModelDataSources"]
     assert own["ChannelName"] == "subject"
     assert own["S3DataSource"]["S3Uri"] == f"s3://{BUCKET}/{version_prefix('dog', VERSION)}"
-    assert container["Environment"] == {"SUBJECT": f"dog@{VERSION}"}
+    assert container["Environment"] == {"BASE_MODEL_CHECKSUM": "c", "SUBJECT": f"dog@{VERSION}"}
     subject = Subjects(TABLE).one("dog")
     assert subject is not None
     assert (subject.ready, subject.hosting) == (True, "dedicated")
@@ -192,6 +206,44 @@ def test_an_endpoint_sleeps_also_when_nobody_heard_that_it_was_made(
         keep(context, account, EndpointNotice(endpoint_name=name))  # as EventBridge tells of one in service
     assert hosting.scales(name)
     assert instances(name) == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "times"),
+    [
+        *(("RegisterScalableTarget", 1), ("UpdateEndpointWeightsAndCapacities", 1)),
+        *(("PutScalingPolicy", 1), ("PutScalingPolicy", 2)),
+        *(("PutMetricAlarm", 1), ("PutMetricAlarm", 2), ("PutMetricAlarm", 3)),
+    ],
+)
+def test_an_endpoint_sleeps_also_when_its_scaling_failed_halfway(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch, operation: str, times: int
+) -> None:
+    payload = host_model.handler(published("shared"), context)
+    with monkeypatch.context() as patch:
+        fail_once(patch, operation, "InternalFailure", "later", times)
+        with pytest.raises(clients.ClientError):
+            hosted(payload, context)
+    keep(context, account, EndpointNotice(endpoint_name=SHARED))
+    assert instances(SHARED) == 0
+    assert hosting.scales(SHARED)
+    assert alarms(SHARED) == set(alarm_names(SHARED))
+
+
+def test_an_endpoint_that_somebody_else_changes_just_then_rests_when_that_has_ended(
+    account: Account, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = host_model.handler(published("shared"), context)
+    with monkeypatch.context() as patch:
+        fail_once(patch, "UpdateEndpointWeightsAndCapacities", "ValidationException", CHANGING)
+        assert hosted(payload, context)["endpoint_status"] == "InService"
+    assert not hosting.scales(SHARED)
+    keep(context, account, EndpointNotice(endpoint_name=SHARED))  # the change has ended
+    assert (hosting.scales(SHARED), instances(SHARED)) == (True, 0)
+
+
+def test_a_failed_endpoint_may_be_gone_before_it_is_removed(account: Account) -> None:
+    hosting.delete("dreamdrop-nothing")
 
 
 def test_nothing_is_made_for_a_subject_that_is_being_deleted(account: Account, context: Context) -> None:
@@ -274,6 +326,35 @@ def test_an_endpoint_that_fails_tells_who_waits_and_is_made_again_now_and_then_o
         assert status(SHARED) == "InService"
 
 
+def test_a_quota_tells_who_waits_and_its_cure(
+    account: Account, context: Context, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host("dog")
+    waiting = api.draw(ASK)[1]["id"]
+    with monkeypatch.context() as patch:
+        fail_once(patch, "CreateEndpoint", "ResourceLimitExceeded", "The limit is 0 Instances")
+        keep(context, account)
+    told = api.call("GET", f"/v1/generations/{waiting}")[1]
+    assert (told["status"], told["error"]["code"]) == ("failed", "hosting_failed")
+    assert "The limit is 0 Instances" in told["error"]["cause"]
+    assert "Service Quotas" in told["error"]["cure"]
+    keep(context, account, EndpointNotice(endpoint_name=SHARED, subject="dog"))  # whoever asks later is let in again
+    assert status(SHARED) == "InService"
+
+
+def test_news_are_understood_as_eventbridge_tells_them() -> None:
+    """Its events come as they are: one that it had to set aside can be sent on."""
+    event = {"detail-type": "SageMaker Endpoint State Change", "detail": {"EndpointName": SHARED}}
+    assert EndpointNotice.model_validate_json(json.dumps(event)) == EndpointNotice(endpoint_name=SHARED)
+
+
+def test_a_run_does_not_take_another_deployments_endpoint_for_its_own(account: Account, context: Context) -> None:
+    hosting.create(plan(role_arn=f"arn:aws:iam::{ACCOUNT}:role/theirs-inference"))
+    with pytest.raises(errors.HostingFailed, match="not this deployment's") as refused:
+        host_model.handler(published("shared"), context)
+    assert "prefix" in refused.value.cure
+
+
 def test_another_deployments_endpoint_is_left_alone(account: Account, context: Context) -> None:
     """Whose prefix begins like ours."""
     theirs = plan(prefix="dreamdrop-b", role_arn=f"arn:aws:iam::{ACCOUNT}:role/theirs-inference")
@@ -288,10 +369,10 @@ def test_an_updated_endpoint_that_owes_an_answer_is_not_sent_to_sleep(
     hosted(published("shared"), context)
     hosting.wake(SHARED)
     waiting = api.draw(ASK)[1]["id"]
-    clients.unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(SHARED))
+    take_scaling_off(SHARED)
     keep(context, account, EndpointNotice(endpoint_name=SHARED))
     assert (hosting.scales(SHARED), instances(SHARED)) == (True, 1)
-    clients.unless_gone("application-autoscaling", "deregister_scalable_target", **scalable(SHARED))
+    take_scaling_off(SHARED)
     api.call("DELETE", f"/v1/generations/{waiting}")
     keep(context, account, EndpointNotice(endpoint_name=SHARED))
     assert instances(SHARED) == 0

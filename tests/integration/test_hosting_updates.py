@@ -13,10 +13,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from contracts import errors
-from contracts.storage import base_model_prefix, version_prefix
+from contracts.artifact import BaseModelManifest
+from contracts.storage import MANIFEST, base_model_prefix, version_prefix
 from dreamdrop.local.sagemaker import SageMakerError
 from lambdas.adapters import clients, configuration, hosting, leftovers, rows
 from lambdas.adapters.table import Subjects
+from lambdas.domain.scaling import scalable
 from lambdas.hosting import host_model
 from tests.integration.account import BUCKET, TABLE, Context, furnish, variables
 from tests.integration.api_parts import OLDER, VERSION
@@ -93,6 +95,11 @@ def hosted(payload: dict[str, Any]) -> dict[str, Any]:
     return eventually(next_round)
 
 
+def is_scaled(shop: Workshop, endpoint_name: str) -> bool:
+    where = {"ServiceNamespace": "sagemaker", "ResourceIds": [scalable(endpoint_name)["ResourceId"]]}
+    return bool(shop.engine.autoscaling.call("DescribeScalableTargets", where)["ScalableTargets"])
+
+
 def answers(shop: Workshop, sent: list[dict[str, str]]) -> list[dict[str, Any]]:
     """In the order of the requests, once all have succeeded."""
     told = {shop.notification("success")["inferenceId"] for _ in sent}
@@ -117,6 +124,7 @@ def test_what_waits_during_an_update_is_answered_and_nothing_is_lost(shop: Works
     first = host_model.handler(published("dedicated"), Context())
     assert (first["endpoint_status"], first["endpoint_changed"]) == ("Updating", True)
     assert not hosting.scales(OWN)
+    assert not is_scaled(shop, OWN)
     sent += [shop.ask(OWN, {"n": number}) for number in range(12, 20)]
     hosted(first)
     assert hosting.scales(OWN)
@@ -182,6 +190,63 @@ def test_an_update_that_is_rolled_back_leaves_the_old_version_serving_and_scaled
     [answer] = answers(shop, [shop.ask(OWN, {})])
     assert answer["additional"] == {"subject/subject.txt": OLDER}
     assert Subjects(TABLE).hosted("dog").version == OLDER  # type: ignore[union-attr]
+
+
+class Quota:
+    """SageMaker refuses every update for want of instances, until it is mended."""
+
+    TEXT = "The account-level service limit 'ml.g5.xlarge for endpoint usage' is 1 Instances"
+
+    def __init__(self, shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.mended, call = False, shop.engine.call
+
+        def refuse(operation: str, request: dict[str, Any]) -> dict[str, Any]:
+            if operation == "UpdateEndpoint" and not self.mended:
+                raise SageMakerError("ResourceLimitExceeded", self.TEXT)
+            answer: dict[str, Any] = call(operation, request)
+            return answer
+
+        monkeypatch.setattr(hosting.client("sagemaker"), "_call", refuse)
+
+
+def test_a_shared_endpoint_draws_the_new_version_although_the_quota_forbids_an_update(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted(published("shared", OLDER))
+    config = shop.endpoint(SHARED)["EndpointConfigName"]
+    quota = Quota(shop, monkeypatch)
+    monkeypatch.setenv("WATERMARK", "w")
+    configuration._parsed.cache_clear()
+    hosted(published("shared"))
+    assert Subjects(TABLE).hosted("dog").version == VERSION  # type: ignore[union-attr]
+    assert shop.endpoint(SHARED)["EndpointConfigName"] == config
+    assert (hosting.scales(SHARED), is_scaled(shop, SHARED)) == (True, True)
+    quota.mended = True
+    hosted(published("shared", NEWER))  # the next run tries again
+    assert shop.endpoint(SHARED)["EndpointConfigName"] != config
+
+
+def test_a_shared_endpoint_with_other_weights_does_not_draw_the_new_version(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted(published("shared", OLDER))
+    Quota(shop, monkeypatch)
+    base = BaseModelManifest(id="tiny", files=[], checksum="d" * 64, resolution=64, source="test", licence="test")
+    shop.s3.put_object(Bucket=BUCKET, Key=base_model_prefix("tiny") + MANIFEST, Body=base.model_dump_json().encode())
+    with pytest.raises(errors.HostingFailed, match="endpoint usage"):
+        hosted(published("shared"))
+    assert Subjects(TABLE).hosted("dog").version == OLDER  # type: ignore[union-attr]
+
+
+def test_a_dedicated_endpoint_that_the_quota_keeps_from_an_update_stays_scaled(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosted(published("dedicated", OLDER))
+    Quota(shop, monkeypatch)
+    with pytest.raises(errors.HostingFailed, match="endpoint usage") as refused:
+        hosted(published("dedicated"))
+    assert "Service Quotas" in refused.value.cure
+    assert (hosting.scales(OWN), is_scaled(shop, OWN)) == (True, True)
 
 
 def test_the_end_of_a_dedicated_endpoint_takes_all_its_models(shop: Workshop) -> None:

@@ -10,6 +10,7 @@ import pytest
 from lambdas.adapters import hosting, leftovers
 from lambdas.adapters.clients import client
 from lambdas.domain.endpoints import EndpointPlan
+from lambdas.domain.scaling import Scaling, alarm_names, scalable
 from lambdas.hosting import remove_endpoints
 from tests.cloudformation import CloudFormation, answering
 from tests.integration.account import ACCOUNT, Account, Context
@@ -41,7 +42,6 @@ def plan(prefix: str, base_model: str, role_arn: str) -> EndpointPlan:
         image="image",
         role_arn=role_arn,
         instance_type="ml.g4dn.xlarge",
-        max_instances=1,
         success_topic_arn="arn:aws:sns:us-east-1:123456789012:drawn",
         error_topic_arn="arn:aws:sns:us-east-1:123456789012:not-drawn",
     )
@@ -49,7 +49,7 @@ def plan(prefix: str, base_model: str, role_arn: str) -> EndpointPlan:
 
 def host(made: EndpointPlan) -> None:
     hosting.create(made)
-    hosting.let_it_sleep(made.scaling)
+    hosting.let_it_sleep(Scaling(made.endpoint_name, 1, "arn:aws:sns:us-east-1:123456789012:alarms"))
 
 
 def train(name: str, role_arn: str) -> None:
@@ -96,10 +96,11 @@ def test_the_end_of_the_stack_removes_all_of_ours_and_nothing_else(
     assert left("models", "Models", "ModelName") == {neighbour.config_name}
     assert left("endpoint_configs", "EndpointConfigs", "EndpointConfigName") == {neighbour.config_name}
     targets = client("application-autoscaling").describe_scalable_targets(ServiceNamespace="sagemaker")
-    assert [found["ResourceId"] for found in targets["ScalableTargets"]] == [neighbour.scaling.target()["ResourceId"]]
+    assert [found["ResourceId"] for found in targets["ScalableTargets"]] == [
+        scalable(neighbour.endpoint_name)["ResourceId"]
+    ]
     alarms = {alarm["AlarmName"] for alarm in client("cloudwatch").describe_alarms()["MetricAlarms"]}
-    assert f"{neighbour.endpoint_name}-wake" in alarms
-    assert not {f"{made.endpoint_name}-wake" for made in ours} & alarms
+    assert {name for name in alarms if name.startswith("dream-")} == set(alarm_names(neighbour.endpoint_name))
 
     remove_endpoints.handler(event("Delete", url), Context())  # type: ignore[arg-type]  # safe to repeat
     assert answers[-1]["Status"] == "SUCCESS"

@@ -36,10 +36,12 @@ from typing import Any, Literal
 
 from contracts.generation import INVOCATION_TIMEOUT_SECONDS, REQUEST_TTL_SECONDS
 from lambdas.domain.endpoints import EndpointPlan
+from lambdas.domain.scaling import Scaling as EndpointScaling
 from tests.simulation.cloudwatch import MINUTE, Alarm, Key, Metrics, State
 
 HOUR = 3600
 NAMESPACE = "AWS/SageMaker"
+ALARM_TOPIC_ARN = "arn:aws:sns:eu-central-1:1:alarms"
 WAKE_POLICY_ARN = "arn:aws:autoscaling:eu-central-1:1:scalingPolicy:1:resource/sagemaker/e:policyName/wake"
 
 # What Application Auto Scaling sets in the alarms that it makes for a target tracking policy.
@@ -100,13 +102,14 @@ class Requests:
     wake_alarm: dict[str, Any] | None
 
     @classmethod
-    def of(cls, plan: EndpointPlan) -> Requests:
+    def of(cls, plan: EndpointPlan, max_instances: int) -> Requests:
+        scaling = EndpointScaling(plan.endpoint_name, max_instances, ALARM_TOPIC_ARN)
         return cls(
             config=plan.config(),
-            target=plan.scaling.target(),
-            backlog_policy=plan.scaling.backlog_policy(),
-            wake_policy=plan.scaling.wake_policy(),
-            wake_alarm=plan.scaling.wake_alarm(WAKE_POLICY_ARN),
+            target=scaling.target(),
+            backlog_policy=scaling.backlog_policy(),
+            wake_policy=scaling.wake_policy(),
+            wake_alarm=scaling.wake_alarm(WAKE_POLICY_ARN),
         )
 
     @property

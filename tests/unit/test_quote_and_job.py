@@ -159,7 +159,7 @@ def test_a_key_encrypts_what_the_job_writes_and_is_not_named_for_disks_that_encr
 def plan(**more: Any) -> EndpointPlan:
     return EndpointPlan(
         prefix="dreamdrop", base_model="sd-2.1", base_model_checksum="c", bucket="b", image="i",
-        role_arn="arn:aws:iam::1:role/r-inference-role-1", instance_type="ml.g5.xlarge", max_instances=1,
+        role_arn="arn:aws:iam::1:role/r-inference-role-1", instance_type="ml.g5.xlarge",
         success_topic_arn="arn:aws:sns:us-east-1:1:s", error_topic_arn="arn:aws:sns:us-east-1:1:e", **more,
     )  # fmt: skip
 
@@ -192,8 +192,6 @@ def test_model_config_and_endpoint_have_the_shape_sagemaker_wants() -> None:
         changed = EndpointPlan(**{**vars(made), **change})
         assert changed.config_name != made.config_name
         assert changed.endpoint_name == made.endpoint_name
-    assert made.model()["PrimaryContainer"]["Environment"] == {"DATA_BUCKET": "b"}
+    assert made.model()["PrimaryContainer"]["Environment"] == {"BASE_MODEL_CHECKSUM": "c", "DATA_BUCKET": "b"}
     client = made.config()["AsyncInferenceConfig"]["ClientConfig"]
     assert client == {"MaxConcurrentInvocationsPerInstance": CONCURRENT_INVOCATIONS}
-    assert made.scaling.target()["MinCapacity"] == 0
-    assert made.scaling.wake_alarm("arn")["Dimensions"] == [{"Name": "EndpointName", "Value": made.endpoint_name}]

@@ -19,7 +19,7 @@ from botocore.validate import ParamValidator
 from contracts.generation import REQUEST_TTL_SECONDS
 from inference_container.platform import DRAIN_SECONDS
 from lambdas.domain.endpoints import EndpointPlan
-from lambdas.domain.scaling import BACKLOG_PER_INSTANCE, SCALE_IN_COOLDOWN_SECONDS
+from lambdas.domain.scaling import BACKLOG_PER_INSTANCE, SCALE_IN_COOLDOWN_SECONDS, Scaling, alarm_names
 from tests.simulation import arrivals
 from tests.simulation.cloudwatch import MINUTE
 from tests.simulation.scaling import (
@@ -68,8 +68,9 @@ def requests_for(max_instances: int) -> Requests:
     return Requests.of(
         EndpointPlan(
             prefix="dreamdrop", base_model="sd-2.1", base_model_checksum="c", bucket="b", image="i", role_arn="r",
-            instance_type="ml.g5.xlarge", max_instances=max_instances, success_topic_arn="s", error_topic_arn="e",
-        )
+            instance_type="ml.g5.xlarge", success_topic_arn="s", error_topic_arn="e",
+        ),
+        max_instances,
     )  # fmt: skip
 
 
@@ -362,6 +363,17 @@ def test_one_more_instead_of_exactly_one_is_one_too_many() -> None:
 # ---- the requests
 
 
+def test_a_person_hears_of_what_waits_and_of_what_idles() -> None:
+    waiting, awake = Scaling("e", 1, "topic").watching_alarms()
+    assert {waiting["AlarmName"], awake["AlarmName"]} < set(alarm_names("e"))
+    assert (waiting["MetricName"], waiting["Threshold"]) == ("ApproximateAgeOfOldestRequest", 1800)
+    periods = {query["MetricStat"]["Period"] for query in awake["Metrics"] if "MetricStat" in query}
+    assert {period * awake["EvaluationPeriods"] for period in periods} == {3600}
+    for alarm in (waiting, awake):
+        assert alarm["AlarmActions"] == ["topic"]
+        assert alarm["TreatMissingData"] == "notBreaching"  # as at zero instances
+
+
 def test_the_requests_have_the_shapes_aws_wants() -> None:
     made = requests_for(PRODUCTION)
     session = botocore.session.get_session()
@@ -370,6 +382,7 @@ def test_the_requests_have_the_shapes_aws_wants() -> None:
         ("application-autoscaling", "PutScalingPolicy", made.backlog_policy),
         ("application-autoscaling", "PutScalingPolicy", made.wake_policy),
         ("cloudwatch", "PutMetricAlarm", made.wake_alarm),
+        *(("cloudwatch", "PutMetricAlarm", alarm) for alarm in Scaling("e", 1, "arn").watching_alarms()),
     ):
         shape = session.get_service_model(service).operation_model(operation).input_shape
         assert request is not None and shape is not None

@@ -1,4 +1,4 @@
-"""CloudWatch: an alarm is deleted by whoever may delete that alarm.
+"""CloudWatch: an alarm is described and deleted by whoever may do so with that alarm.
 
 Wart: with AUTH=true MiniStack asks the policies about all alarms, so that one which names its alarms denies. The first
 alarm of a request speaks for all.
@@ -26,7 +26,7 @@ def install() -> None:
         region: str,
         account_id: str,
     ) -> str:
-        if service == "monitoring" and headers.get("x-amz-target", "").endswith(".DeleteAlarms"):
+        if service == "monitoring" and headers.get("x-amz-target", "").endswith((".DeleteAlarms", ".DescribeAlarms")):
             names = json.loads(body or b"{}").get("AlarmNames")
             if names:
                 return f"arn:aws:cloudwatch:{region}:{account_id}:alarm:{names[0]}"
