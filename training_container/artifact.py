@@ -17,9 +17,9 @@ from contracts.artifact import (
     TrainingSummary,
 )
 from contracts.training import Concept, Hyperparameters
-from diffusion.files import write_network
+from diffusion.files import read_text_encoder, write_network
 from diffusion.verification import sha256_of
-from training_container.dreambooth.inversion import save_words
+from training_container.dreambooth.inversion import save_words, set_rows
 from training_container.dreambooth.lora import LoraSettings, save_adapters
 from training_container.dreambooth.sampling import Drawn
 from training_container.dreambooth.trainable import Trainable
@@ -48,11 +48,14 @@ def save_weights(
     model: Trainable,
     settings: Hyperparameters,
     words: list[int],
-    *,
-    text_encoder_changed: bool,
+    before: Path,
 ) -> None:
     """lora: adapters, and the words (tokens) that were learned. full: a complete diffusers directory, its changed
-    parts in the base model's number format."""
+    parts in the base model's number format.
+
+    before: the model that the training began with, the base model or an earlier full one. A frozen text encoder is
+    that one's but for the words: the one in memory may be rounded to half precision.
+    """
     if settings.method == "lora":
         adapted = model.text_encoder if settings.train_text_encoder else None
         save_adapters(directory, model.unet, adapted, LoraSettings.of(settings))
@@ -60,8 +63,11 @@ def save_weights(
             save_words(directory, model.text_encoder, words)
         return
     trained: dict[str, nn.Module] = {"unet": model.unet}
-    if text_encoder_changed:
+    if settings.train_text_encoder:
         trained["text_encoder"] = model.text_encoder
+    elif words or before != base:
+        trained["text_encoder"] = stored = read_text_encoder(before / "text_encoder")
+        set_rows(stored, words, model.text_encoder.vocabulary.weight[words])
     for entry in manifest.files:
         if PurePosixPath(entry.path).parts[0] not in trained:
             (directory / entry.path).parent.mkdir(parents=True, exist_ok=True)

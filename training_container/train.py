@@ -99,7 +99,6 @@ def train(platform: Platform, team: Team = ALONE, verification: Future[BaseModel
     samples = draw_samples(studio, [subject.instance_prompt for subject in settings.subjects])
     platform.report_progress("saving", total_steps, total_steps)
     pictures = PictureCount(len(photos.instance), len({picture.sha256 for picture in prior}))
-    text_encoder_changed = bool(settings.hyperparameters.train_text_encoder or words or previous)
     save_model(
         platform,
         manifest,
@@ -110,7 +109,7 @@ def train(platform: Platform, team: Team = ALONE, verification: Future[BaseModel
         samples,
         pictures,
         list(dict.fromkeys(words)),
-        text_encoder_changed=text_encoder_changed,
+        previous.directory if previous else platform.base_model,
     )
     platform.report_progress("done", total_steps, total_steps, loss=mean_of_tenth(state.losses, last=True))
 
@@ -317,19 +316,10 @@ def save_model(
     samples: list[Drawn],
     pictures: PictureCount,
     words: list[int],
-    *,
-    text_encoder_changed: bool,
+    before: Path,
 ) -> None:
     empty_directory(platform.model)
-    save_weights(
-        platform.model,
-        platform.base_model,
-        manifest,
-        model,
-        settings.hyperparameters,
-        words,
-        text_encoder_changed=text_encoder_changed,
-    )
+    save_weights(platform.model, platform.base_model, manifest, model, settings.hyperparameters, words, before)
     summary = TrainingSummary(
         steps=state.step,
         seconds=round(state.seconds, 3),

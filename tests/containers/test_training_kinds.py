@@ -224,6 +224,24 @@ def test_the_words_of_a_subject_are_learned_first_and_nothing_else_meanwhile(
         assert torch.equal(kept["rows"], rows)
 
 
+def test_a_frozen_text_encoder_is_published_as_precise_as_it_came(
+    tmp_path: Path, tiny_base_model: Path, small_dataset: Path
+) -> None:
+    """Trained with in half precision, but for the words that were learned."""
+    file = "text_encoder/model.safetensors"
+    options = {"method": "full", "mixed_precision": "bf16", "max_steps": 1}
+    first = run_job(tmp_path / "first", tiny_base_model, small_dataset, textual_inversion_steps=1, **options)
+    own = pipeline(tiny_base_model).tokenizer("sks", add_special_tokens=False).input_ids
+    before, after = load_file(tiny_base_model / file), load_file(first.model / file)
+    for name, weight in before.items():
+        kept = [row for row in range(len(weight)) if row not in own or "token_embedding" not in name]
+        assert torch.equal(after[name][kept], weight[kept]), name
+    second = build_job(tmp_path / "second", tiny_base_model, small_dataset, **options)
+    shutil.copytree(first.model, second.channel("previous"))
+    train(second)
+    assert weight_digests(second.model)[file] == weight_digests(first.model)[file]
+
+
 def test_words_to_learn_need_a_class_prompt(tmp_path: Path, tiny_base_model: Path, small_dataset: Path) -> None:
     job = build_job(tmp_path / "job", tiny_base_model, small_dataset, textual_inversion_steps=1)
     change_info(job, class_prompt=None)
