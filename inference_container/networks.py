@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from contracts.artifact import BaseModelManifest
 from contracts.errors import InvalidBaseModel
 from diffusion.autoencoder import Autoencoder
+from diffusion.exhaustion import LASTING
+from diffusion.exhaustion import is_out_of_memory as is_out_of_memory  # for all of this package
 from diffusion.files import read_autoencoder, read_text_encoder, read_unet
 from diffusion.samplers import make_sampler
 from diffusion.text_encoder import TextEncoder
@@ -24,10 +26,6 @@ from diffusion.verification import begin_verification
 
 # What is raised when files do not fit each other.
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
-
-# oneDNN on the CPU says no more than this, and goes on saying it when there is memory again.
-_LASTING = "could not create a primitive"
-_OUT_OF_MEMORY_PHRASES = ("not enough memory", "allocate memory", "STATUS_ALLOC_FAILED", _LASTING)
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -95,13 +93,6 @@ def _dtype_on(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch has a type for a full GPU only; its allocator for the CPU and its libraries raise RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES
-    )
-
-
 def outlasts_its_cause(error: BaseException) -> bool:
     """The process is of no more use after it."""
-    return _LASTING in str(error)
+    return LASTING in str(error)

@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from contracts.artifact import BaseModelManifest
 from contracts.errors import InvalidBaseModel
 from diffusion.autoencoder import Autoencoder
+from diffusion.exhaustion import is_out_of_memory
 from diffusion.files import read_autoencoder, read_text_encoder, read_unet
 from diffusion.samplers import make_sampler
 from diffusion.text_encoder import TextEncoder
 from diffusion.tokenizer import Tokenizer
 from diffusion.unet import UNet
 from training_container.dreambooth.sampling import SAMPLER, SAMPLING_STEPS
-from training_container.failures import is_out_of_memory
 
 
 @dataclass

@@ -5,19 +5,9 @@ from __future__ import annotations
 import errno
 
 from contracts.errors import DreamdropError, OutOfDisk, OutOfMemory, TrainingCrashed
+from diffusion.exhaustion import is_out_of_memory
 
 MAX_CAUSE_CHARACTERS = 600  # leaves room for the cure within SageMaker's 1024
-
-# torch's CPU allocator, its CUDA allocator, cuBLAS and cuDNN each say it in their own words
-_OUT_OF_MEMORY_PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for MemoryError, torch.OutOfMemoryError and the RuntimeErrors that mean the same."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError | OSError) and any(phrase in text for phrase in _OUT_OF_MEMORY_PHRASES)
 
 
 def is_out_of_disk(error: BaseException) -> bool:
