@@ -22,9 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=["train"], help="what SageMaker appends to the image's entry point")
     parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    if (count := processes_wanted()) > 1:
-        return launch(count)
     platform = Platform.from_environment()
+    if (count := processes_wanted()) > 1:
+        return launch(count, platform)
     platform.catch_stop_signal()  # before the heavy imports, which take seconds
     verification = begin_verification(platform.base_model)
     try:

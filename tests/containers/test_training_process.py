@@ -6,6 +6,8 @@ import json
 import re
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 
 from contracts.errors import parse_error
 from tests.containers.training_parts import artifact_of, build_job, finish, start_program, weight_digests
+from training_container import launch as launch_module
 from training_container.platform import Platform
 from training_container.train import train
 
@@ -146,3 +149,34 @@ def test_sigterm_reaches_every_process_and_leaves_a_checkpoint(
     failure = parse_error(job.failure.read_text())
     assert failure is not None and failure.code == "training_stopped"
     assert len(list(job.checkpoints.glob("checkpoint-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "training_killed"),
+        ("os.kill(os.getpid(), signal.SIGABRT)", "training_crashed"),
+        ("os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)", "training_stopped"),
+        ("open(sys.argv[1], 'x').write('out_of_disk: The disk is full.'); sys.exit(1)", "out_of_disk"),
+    ],
+)
+def test_the_launcher_speaks_for_a_process_that_could_not(
+    ends: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process ends as given before it has a handler of its own."""
+    platform = Platform(tmp_path)
+    platform.failure.parent.mkdir(parents=True)
+    program = f"import os, signal, sys, time\nif os.environ['RANK'] == '1': {ends}"
+    real = subprocess.Popen
+
+    def start(_command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        return real([sys.executable, "-S", "-c", program, str(platform.failure)], env=env)
+
+    monkeypatch.setattr(launch_module.subprocess, "Popen", start)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert launch_module.launch(2, platform) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    failure = parse_error(platform.failure.read_text())
+    assert failure is not None and failure.code == code
