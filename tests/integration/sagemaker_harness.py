@@ -120,7 +120,7 @@ class Workshop:
         self.url = url
         self.directory = directory
         stage_images(directory / "cdk.out")
-        self._settings = {"training_stop_grace_seconds": 0.5, "serving_stop_grace_seconds": 1.0} | {
+        self._settings = {"training_stop_grace_seconds": 0.5, "serving_stop_grace_seconds": 10.0} | {
             "checkpoint_interval_seconds": 0.1,
             "restart_backoff_seconds": 0.05,
             **settings,
@@ -257,17 +257,20 @@ class Workshop:
         return self.engine.invoke_async(name, sent, json.dumps(body).encode())
 
     def notification(self, topic: str) -> dict[str, Any]:
+        try:
+            return eventually(lambda: self._received(topic))
+        except AssertionError:
+            other = self._received({"success": "error", "error": "success"}[topic])
+            raise AssertionError(f"no {topic} in time; the other topic was told {other}") from None
+
+    def _received(self, topic: str) -> dict[str, Any] | None:
         url = self.sqs.get_queue_url(QueueName=f"{topic}-{self.directory.name}")["QueueUrl"]
-
-        def receive() -> dict[str, Any] | None:
-            messages = self.sqs.receive_message(QueueUrl=url).get("Messages", [])
-            if not messages:
-                return None
-            self.sqs.delete_message(QueueUrl=url, ReceiptHandle=messages[0]["ReceiptHandle"])
-            body: dict[str, Any] = json.loads(messages[0]["Body"])
-            return body
-
-        return eventually(receive)
+        messages = self.sqs.receive_message(QueueUrl=url).get("Messages", [])
+        if not messages:
+            return None
+        self.sqs.delete_message(QueueUrl=url, ReceiptHandle=messages[0]["ReceiptHandle"])
+        body: dict[str, Any] = json.loads(messages[0]["Body"])
+        return body
 
 
 def leftovers(directory: Path) -> list[int]:
