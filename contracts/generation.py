@@ -116,7 +116,8 @@ class PictureRequest(_Strict):
     """JumpStart's fields, and ours. Unknown fields are refused, so that a typing mistake cannot be ignored."""
 
     prompt: Prompt | Annotated[list[Prompt], Field(max_length=MAX_IMAGES_PER_REQUEST)] = Field(
-        description="What to draw; a list draws each. Of any length; (red scarf:1.4) weighs a part more, below 1 less."
+        description="What to draw; a list draws each. Read to its end, beyond 77 tokens too; "
+        "(red scarf:1.4) weighs a part more, below 1 less."
     )
     negative_prompt: (
         NegativePrompt | Annotated[list[NegativePrompt], Field(max_length=MAX_IMAGES_PER_REQUEST)] | None

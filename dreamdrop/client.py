@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,11 +16,13 @@ from contracts.errors import (
     InternalError,
     InvalidFileName,
     InvalidRequest,
+    SubjectNotReady,
+    UnknownGeneration,
     UnknownSubject,
 )
 from contracts.generation import Generation, GenerationRequest, PictureSource
 from contracts.pipeline import Subject, SubjectPage
-from contracts.storage import DATASET_INFO, check_subject, dataset_prefix
+from contracts.storage import DATASET_INFO, GENERATION_PATTERN, check_subject, dataset_prefix
 from dreamdrop.api import Api, error_from, fetch, store
 from dreamdrop.deployment import Deployment
 
@@ -61,7 +64,8 @@ class Client:
     def drop(self, directory: Path, subject: str, on_file: Callable[[str], None] = lambda _key: None) -> list[str]:
         """Uploads every file of the folder to datasets/<subject>/, dataset_info.json last; returns the keys.
 
-        Raises InvalidSubjectName, InvalidRequest (no folder), EmptyDataset, InvalidFileName (a link that leaves it).
+        Raises InvalidSubjectName, InvalidRequest (no folder), EmptyDataset, InvalidFileName (a link that leaves it, or
+        a name that is no UTF-8).
         """
         prefix = dataset_prefix(check_subject(subject))
         s3 = self.deployment.client("s3")
@@ -107,12 +111,17 @@ class Client:
             time.sleep(poll_seconds)
 
     def newest_run(self, name: str) -> str | None:
-        """Id of the subject's newest run: what `wait_until_ready` is to be newer than."""
-        try:
-            run = self.subject(name).run
-        except UnknownSubject:
-            return None
-        return run.id if run else None
+        """Id of the subject's newest run: what `wait_until_ready` is to be newer than.
+
+        Raises SubjectNotReady while the subject is being deleted: what is dropped then goes with it.
+        """
+        found = self._find(name)
+        if found and found.status == "deleting":
+            raise SubjectNotReady(
+                f"{name} is being deleted, and what is dropped now would go with it.",
+                "Drop it again when dreamdrop subjects does not list it any more, or under another name.",
+            )
+        return found.run.id if found and found.run else None
 
     def wait_until_ready(
         self,
@@ -180,11 +189,11 @@ class Client:
 
     def generation(self, generation_id: str) -> Generation:
         """GET /v1/generations/{id}. Raises UnknownGeneration."""
-        return Generation.model_validate(self._api.call("GET", f"/v1/generations/{quote(generation_id, safe='')}"))
+        return Generation.model_validate(self._api.call("GET", _generation_path(generation_id)))
 
     def cancel(self, generation_id: str) -> Generation:
         """DELETE /v1/generations/{id}. Raises UnknownGeneration, GenerationEnded."""
-        return Generation.model_validate(self._api.call("DELETE", f"/v1/generations/{quote(generation_id, safe='')}"))
+        return Generation.model_validate(self._api.call("DELETE", _generation_path(generation_id)))
 
     def wait_for_generation(
         self,
@@ -217,6 +226,15 @@ class Client:
         return saved
 
 
+def _generation_path(generation_id: str) -> str:
+    """Raises UnknownGeneration for what is no id: the API has no route for it."""
+    if not re.fullmatch(GENERATION_PATTERN, generation_id):
+        raise UnknownGeneration(
+            f"There is no generation {generation_id[:64]!r}: an id has 32 digits, 0 to 9 and a to f."
+        )
+    return f"/v1/generations/{generation_id}"
+
+
 def files_to_drop(directory: Path) -> list[Path]:
     """Every file below the folder by name, dataset_info.json at the end."""
     if not directory.is_dir():
@@ -225,9 +243,17 @@ def files_to_drop(directory: Path) -> list[Path]:
     leaving = [str(path) for path in files if not path.resolve().is_relative_to(directory.resolve())]
     if leaving:
         raise InvalidFileName(f"These links leave the folder: {', '.join(leaving)}.", "Copy the files themselves.")
+    nameless = [ascii(path.name) for path in files if not _is_text(path.relative_to(directory).as_posix())]
+    if nameless:
+        raise InvalidFileName(f"These file names are no UTF-8: {', '.join(nameless)}.", "Rename the files.")
     if not files:
         raise EmptyDataset(f"{directory} holds no files.")
     return list(_info_last(files, directory / DATASET_INFO))
+
+
+def _is_text(name: str) -> bool:
+    """Python reads bytes that are no UTF-8 as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _info_last(files: list[Path], info: Path) -> Iterator[Path]:

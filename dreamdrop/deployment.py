@@ -64,12 +64,14 @@ class Deployment(BaseModel):
         try:
             return cls.model_validate_json(path.read_text())
         except FileNotFoundError:
-            raise NoDeployment("The local cloud is not up. Start it with: make up") from None
+            raise NoDeployment(f"There is no local cloud up in {Path.cwd()}. Start it with: make up") from None
 
     @classmethod
     def in_account(cls, prefix: str, region: str | None) -> Self:
         """The stacks <prefix>-data and <prefix>-service of the account behind the default credentials."""
         session = boto3.Session(region_name=region)
+        if session.region_name is None:
+            raise NoDeployment("No region is set. Name it with --region, or set AWS_DEFAULT_REGION.")
         cloudformation = session.client("cloudformation")
         outputs: dict[str, str] = {}
         for stack in (f"{prefix}-data", f"{prefix}-service"):

@@ -48,6 +48,8 @@ def test_a_job_trains_on_its_channels_and_its_model_is_a_prefix(shop: Workshop) 
     assert kind == "SageMaker Training Job State Change"
     assert (detail["TrainingJobStatus"], resources) == ("Completed", [job["TrainingJobArn"]])
     assert detail["CreationTime"] == int(job["CreationTime"] * 1000)
+    folder = shop.directory / "work/jobs/dog"
+    eventually(lambda: [entry.name for entry in folder.iterdir()] == ["log.txt"])  # no photo stays on the disk
 
 
 def test_a_compressed_model_is_an_archive(shop: Workshop) -> None:

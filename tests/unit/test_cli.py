@@ -78,7 +78,7 @@ def test_a_failure_says_cause_and_cure_on_stderr_and_exits_with_1(capsys: pytest
     assert run("subjects") == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert "Failed (no_deployment): The local cloud is not up." in said.err
+    assert "Failed (no_deployment): There is no local cloud up in" in said.err
     assert "Cure:" in said.err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -409,6 +410,26 @@ def test_a_wrong_folder_or_name_is_refused_before_any_upload(client: Client, pho
     (tmp_path / "empty").mkdir()
     with pytest.raises(errors.EmptyDataset):
         files_to_drop(tmp_path / "empty")
+
+
+def test_a_name_that_is_no_text_is_refused(photos: Path) -> None:
+    Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png")).write_bytes(b"x")
+    with pytest.raises(errors.InvalidFileName, match=r"udcff\.png"):
+        files_to_drop(photos)
+
+
+def test_nothing_is_dropped_into_a_subject_that_is_being_deleted(client: Client, server: Server) -> None:
+    server.when(f"GET {ROOT}/v1/subjects/robot", (200, subject(status="deleting")[1]))
+    with pytest.raises(errors.SubjectNotReady, match="is being deleted"):
+        client.newest_run("robot")
+
+
+@pytest.mark.parametrize("name", ["", "../subjects/robot", "A" * 32, "4f2c…"])
+def test_what_is_no_id_of_a_generation_is_not_sent(client: Client, server: Server, name: str) -> None:
+    for ask in (client.generation, client.cancel):
+        with pytest.raises(errors.UnknownGeneration, match="32 digits"):
+            ask(name)
+    assert server.requests == []
 
 
 def test_a_link_out_of_the_folder_is_not_uploaded(photos: Path, tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ class JobRun:
         except Exception as error:  # the thread's boundary: a job must reach an end
             logger.exception("The training job %s failed in the platform.", self._name)
             self._end("Failed", "Failed", f"InternalServerError: {error}")
+        finally:
+            self._layout.discard()  # photos and weights go with the instance, as in AWS
 
     def _execute(self) -> None:
         self._store.update(self._name, TrainingStartTime=time.time())

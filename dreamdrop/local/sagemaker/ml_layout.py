@@ -42,9 +42,11 @@ class TrainingLayout:
 
     def discard(self) -> None:
         """The disk of an instance that is gone; the log has left it."""
-        for entry in self.base.iterdir():
-            if entry != self.log:
-                shutil.rmtree(entry)
+        for entry in self.base.glob("*"):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry != self.log:
+                entry.unlink(missing_ok=True)
 
     def failure_text(self) -> str:
         """What the program wrote as the reason of its failure; empty if nothing."""
