@@ -79,8 +79,8 @@ class _Deletion:
         self._erase(models_prefix(self._name), (f"/{PROMOTED}", f"/{MANIFEST}"))  # endpoints stop drawing it
         self._erase_until_nothing_comes(self._stop_runs())
         for generation in self._rows.generations(self._name):
-            self._require_time()
             self._forget_generation(generation)
+            self._require_time()  # only now: a turn, however short, gets on
         for image_set in self._rows.class_image_sets(self._name):
             self._release_class_images(image_set)
         for run in self._rows.runs(self._name):
