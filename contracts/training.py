@@ -36,6 +36,7 @@ MAX_CONCEPTS = 10  # beside the subject that the dataset is named after
 MAX_DATASET_INFO_BYTES = 2**20
 MAX_IMAGE_BYTES = 50 * 1024 * 1024
 MAX_IMAGE_PIXELS = 80_000_000
+MIN_IMAGE_SIDE = 16  # pixels; less shows nothing that could be learned
 MAX_ASPECT_RATIO = 16  # a strip scaled to the training resolution on its short side would fill the memory
 CAPTION_EXTENSION = ".txt"  # beside a photo, under the same name
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")

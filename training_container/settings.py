@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from contracts.errors import InvalidBaseModel, InvalidDatasetInfo, InvalidRequest
+from contracts.errors import EmptyDataset, InvalidBaseModel, InvalidDatasetInfo, InvalidRequest
 from contracts.steps import overridden, require_a_warmup_that_ends
 from contracts.storage import DATASET_INFO
 from contracts.training import DatasetInfo, Hyperparameters, JobHyperparameters, describe
@@ -81,6 +81,8 @@ def _read_info(path: Path, job: JobHyperparameters) -> DatasetInfo:
         return DatasetInfo.parse(path.read_bytes())
     if job.instance_prompt:
         return DatasetInfo(instance_prompt=job.instance_prompt)
+    if not any(path.parent.glob("*")):
+        raise EmptyDataset(f"The training channel, {path.parent}, holds no files.")
     raise InvalidDatasetInfo("The dataset has no dataset_info.json, and the job has no instance_prompt.")
 
 

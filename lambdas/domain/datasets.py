@@ -86,7 +86,8 @@ def lay_out(files: list[TakenFile], concepts: Sequence[str] = ()) -> Layout:
     for folder, found in instance.items():
         if not found:
             where = f" in its folder {folder}, which dataset_info.json names" if folder else ""
-            raise EmptyDataset(f"The dataset has no photo{where}.{also}")
+            cure = f"Upload photos to {folder} of the dataset, or leave the folder out of concepts." if folder else None
+            raise EmptyDataset(f"The dataset has no photo{where}.{also}", cure)
     for kind, found, limit in (
         ("photos", photos, MAX_INSTANCE_IMAGES),
         ("class images", klass, MAX_CLASS_IMAGES),

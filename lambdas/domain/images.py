@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from contracts.training import MAX_ASPECT_RATIO, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from contracts.training import MAX_ASPECT_RATIO, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MIN_IMAGE_SIDE
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -55,6 +55,8 @@ def inspect(content: bytes) -> ImageFacts:
         raise TooLarge(
             f"{facts.width}×{facts.height} pixels; the longer side at most {MAX_ASPECT_RATIO} times the shorter"
         )
+    if min(facts.width, facts.height) < MIN_IMAGE_SIDE:
+        raise Unreadable(f"{facts.width}×{facts.height} pixels show nothing; each side needs {MIN_IMAGE_SIDE}")
     return facts
 
 

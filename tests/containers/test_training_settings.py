@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import InvalidBaseModel, InvalidDatasetInfo, InvalidRequest
+from contracts.errors import EmptyDataset, InvalidBaseModel, InvalidDatasetInfo, InvalidRequest
 from contracts.training import Hyperparameters
 from training_container.platform import Platform
 from training_container.settings import read_settings, require_base_model
@@ -66,6 +66,9 @@ def test_prior_preservation_without_a_class_prompt_is_refused(tmp_path: Path) ->
 
 
 def test_a_dataset_without_its_description_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EmptyDataset, match="holds no files"):
+        read_settings(tmp_path / "missing", {})
+    (tmp_path / "a.png").touch()
     with pytest.raises(InvalidDatasetInfo):
         read_settings(tmp_path, {})
 

@@ -31,8 +31,9 @@ def test_further_subjects_lie_in_their_folders_and_captions_beside_their_photos(
     assert [file.path for file in layout.class_images] == ["class_data_dir/d.png", "cup/class_data_dir/c.png"]
     assert [file.path for file in layout.captions] == ["a.txt", "cup/1.txt"]
     assert layout.ignored == ["b.txt", "cup/deep/2.png", "other/3.png"]
-    with pytest.raises(EmptyDataset, match=r"mug/, which dataset_info\.json names"):
+    with pytest.raises(EmptyDataset, match=r"mug/, which dataset_info\.json names") as refused:
         lay_out(given, ["cup", "mug"])
+    assert "mug/" in refused.value.cure
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,15 @@ def test_a_strip_is_too_large_for_training(size: tuple[int, int]) -> None:
         inspect(picture("PNG", size=size))
 
 
+@pytest.mark.parametrize(("size", "enough"), [((1, 1), False), ((15, 200), False), ((16, 16), True)])
+def test_a_photo_of_a_few_pixels_is_none(size: tuple[int, int], enough: bool) -> None:
+    if enough:
+        assert inspect(picture("PNG", size=size)).width == size[0]
+    else:
+        with pytest.raises(Unreadable, match="each side needs 16"):
+            inspect(picture("PNG", size=size))
+
+
 def test_a_header_that_is_too_short_is_unreadable() -> None:
     header = b"\0\0\0\x04IHDRabcd" + struct.pack(">I", zlib.crc32(b"IHDRabcd"))
     end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
