@@ -16,7 +16,7 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy test-grants test-images test-resilience check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
+.PHONY: help demo test test-deploy test-grants test-images test-resilience test-scale check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -47,11 +47,15 @@ check: $(VENV)/.dev  ## format, lint, types, and no secret in any file
 test-deploy: $(VENV)/.dev node_modules/.installed  ## the stock CDK command line against the local cloud
 	@$(BIN)/python -m pytest -m npm tests/e2e
 
-# DATASETS: how many are dropped at once, one drop after the other.
 test-resilience: export OMP_NUM_THREADS = 1
-test-resilience: export DATASETS := $(DATASETS)
-test-resilience: $(VENV)/.dev  ## what survives when things go wrong, and many datasets at once: DATASETS=10,100,1000
-	@$(BIN)/python -m pytest -m resilience tests/resilience
+test-resilience: $(VENV)/.dev  ## what survives when things go wrong on purpose
+	@$(BIN)/python -m pytest -m resilience tests/resilience --ignore tests/resilience/test_thousand.py
+
+# DATASETS: how many are dropped at once, one drop after the other.
+test-scale: export OMP_NUM_THREADS = 1
+test-scale: export DATASETS := $(DATASETS)
+test-scale: $(VENV)/.dev  ## many datasets at once: DATASETS=10,100,1000
+	@$(BIN)/python -m pytest -m resilience tests/resilience/test_thousand.py
 
 test-images: $(VENV)/.dev  ## both images, built and run for real without docker: root on Debian 12, buildah, mmdebstrap
 	@$(BIN)/python -m pytest -m oci tests/images
