@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from training_container import checkpoints
 from training_container.checkpoints import restore_newest, save_checkpoint
 from training_container.dreambooth.loop import Learner, RunState
 from training_container.dreambooth.optimizer import AdamW, Optimizer, build_scaler
@@ -98,3 +104,54 @@ def test_a_checkpoint_copies_the_optimizers_state_to_the_host_and_not_on_the_dev
     optimizer.step()
     monkeypatch.setattr(Tensor, "clone", clone)
     save_checkpoint(tmp_path, "run", learner_with(optimizer), RunState(step=1))
+
+
+@pytest.mark.parametrize(
+    ("dies_in", "step"),
+    [("the weights", 1), ("the optimizer", 1), ("the state", 1), ("its naming", 1), ("the removal of the older", 2)],
+)
+def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_checkpoint(
+    tmp_path: Path, dies_in: str, step: int
+) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = AdamW([weight], lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    learner = learner_with(optimizer)
+    save_checkpoint(tmp_path, "run", learner, RunState(step=1))
+    child = os.fork()
+    if child == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            _die_in(patch, dies_in)
+            save_checkpoint(tmp_path, "run", learner, RunState(step=2))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    restored = restore_newest(tmp_path, "run", learner)
+    assert restored is not None
+    assert restored.step == step
+    save_checkpoint(tmp_path, "run", learner, RunState(step=3))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-00000003"]
+
+
+def _die_in(patch: pytest.MonkeyPatch, place: str) -> None:
+    def die(*_arguments: object, **_named: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def half_of(wanted: str) -> Callable[[dict[str, Tensor], Path], None]:
+        def write(tensors: dict[str, Tensor], path: Path) -> None:
+            save_file(tensors, path)
+            if path.name.startswith(wanted):
+                path.write_bytes(path.read_bytes()[:-5])
+                die()
+
+        return write
+
+    if place in ("the weights", "the optimizer"):
+        patch.setattr(checkpoints, "save_file", half_of(place.removeprefix("the ")))
+    elif place == "the state":
+        patch.setattr(Path, "write_text", die)
+    elif place == "its naming":
+        patch.setattr(Path, "rename", die)
+    else:
+        rmtree = shutil.rmtree
+        patch.setattr(shutil, "rmtree", lambda path, **named: rmtree(path, **named) if named else die())
