@@ -88,7 +88,7 @@ def test_a_request_for_a_training_job_that_fails_leaves_no_job_behind(cloud: Fau
     failures: tuple[Kind, ...] = ("error", "unavailable", "unanswered", "answer lost")
     create = Fault(kind="error", action="sagemaker:CreateTrainingJob", caller=STATE_MACHINE)
     faults = {f"request-{kind.replace(' ', '-')}": create.model_copy(update={"kind": kind}) for kind in failures}
-    assert_each_survives(cloud, inbox, faults, {"a.txt": orders(steps=10, step_seconds=0.2)})
+    assert_each_survives(cloud, inbox, faults, {"a.txt": orders(steps=60, step_seconds=0.2)})
     made = {subject: [job["TrainingJobStatus"] for job in cloud.jobs_of(subject)] for subject in faults}
     assert made.pop("request-answer-lost") == ["Stopped", "Completed"]
     assert set(map(tuple, made.values())) == {("Completed",)}
