@@ -79,11 +79,12 @@ class Client:
 
     def subjects(self) -> list[Subject]:
         """GET /v1/subjects, page after page."""
-        page = SubjectPage.model_validate(self._api.call("GET", "/v1/subjects"))
-        found = page.subjects
-        while page.next:
-            page = SubjectPage.model_validate(self._api.call("GET", f"/v1/subjects?after={quote(page.next, safe='')}"))
-            found = found + page.subjects
+        found: list[Subject] = []
+        path: str | None = "/v1/subjects"
+        while path:
+            page = SubjectPage.model_validate(self._api.call("GET", path))
+            found += page.subjects
+            path = f"/v1/subjects?after={quote(page.next, safe='')}" if page.next else None
         return found
 
     def subject(self, name: str) -> Subject:

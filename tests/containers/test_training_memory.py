@@ -247,7 +247,7 @@ def test_the_estimate_holds_on_a_gpu(full: Footprint) -> None:
     assert 0.85 * measured < estimate_peak(asked(), full) < 1.25 * measured
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU is waited for")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU can make the host wait")
 def test_what_a_step_brings_to_a_gpu_makes_nobody_wait() -> None:
     gpu = torch.device("cuda")
     drawn = StepDraws.of(generator_for(0, "test"), (2, 4, 8, 8), 1000)
