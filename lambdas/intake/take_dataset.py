@@ -33,8 +33,11 @@ processor = BatchProcessor(event_type=EventType.SQS)
 
 def take(record: SQSRecord) -> None:
     event = parse(event=record.json_body, model=S3EventNotificationEventBridgeModel)
-    dropped = parse_dataset_key(event.detail.object.key)
+    key = event.detail.object.key
+    dropped = parse_dataset_key(key)
     if dropped is None:
+        if not key.endswith("/"):  # the mark of a folder
+            logger.warning("a file in no subject's folder", extra={"key": key, "cure": InvalidSubjectName.default_cure})
         return
     env = environment(IntakeEnvironment)
     subjects = Subjects(env.table_name)
@@ -99,7 +102,7 @@ def _refuse(subjects: Subjects, topic_arn: str, subject: str, error: InvalidSubj
         events.publish(topic_arn, failed)
 
 
-@logger.inject_lambda_context
+@logger.inject_lambda_context(clear_state=True)
 @tracer.capture_lambda_handler
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> Any:

@@ -39,7 +39,7 @@ def reason(ended: ExecutionEnded) -> DreamdropError:
     return InternalError(f"The run ended without a reason of its own ({ended.error}).")
 
 
-@logger.inject_lambda_context
+@logger.inject_lambda_context(clear_state=True)
 @tracer.capture_lambda_handler
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: LambdaContext) -> None:

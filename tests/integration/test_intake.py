@@ -118,6 +118,17 @@ def test_folder_markers_and_deleted_datasets_start_nothing(account: Account, con
     assert account.executions() == []
 
 
+@pytest.mark.parametrize(("key", "told"), [("datasets/a.png", ["datasets/a.png"]), ("datasets/dog/", [])])
+def test_a_photo_in_no_folder_is_told_with_the_cure_in_the_log(
+    account: Account, context: Context, caplog: pytest.LogCaptureFixture, key: str, told: list[str]
+) -> None:
+    account.put(key, photo())
+    assert take(context, key) == {"batchItemFailures": []}
+    assert [(vars(record)["key"], "datasets/<name>/" in vars(record)["cure"]) for record in caplog.records] == [
+        (key, True) for key in told
+    ]
+
+
 def test_an_event_that_cannot_be_read_goes_back_to_the_queue(account: Account, context: Context) -> None:
     record = created("datasets/dog/a.png") | {"body": "{}"}
     with pytest.raises(Exception, match="All records failed"):
