@@ -24,7 +24,7 @@ _NAMES_SHOWN = 3
 # Names that older versions of the libraries have written.
 _OLD_AUTOENCODER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_AUTOENCODER_NAME = re.compile(r"(?<=attentions\.\d\.)(query|key|value|proj_attn)(?=\.(weight|bias)$)")
-_OLD_TEXT_ENCODER_PREFIX = "text_model."
+_TEXT_ENCODER_PREFIX = "text_model."  # transformers 4 reads no other names; 5 reads both and writes none of these
 _NO_WEIGHT = "embeddings.position_ids"
 
 
@@ -67,11 +67,13 @@ def load_weights(network: nn.Module, folder: Path) -> None:
 
 
 def write_network(network: nn.Module, folder: Path, like: Path) -> None:
-    """As diffusers and transformers read it; `like` is the folder that the network was read from."""
+    """As diffusers and transformers read it; `like` is the folder that the network was read from. A text encoder's
+    weights keep the names that they have there, so that whatever reads the one model reads the other."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(like / CONFIG, folder / CONFIG)
     dtype = stored_dtype(like)
-    weights = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in network.state_dict().items()}
+    prefix = _TEXT_ENCODER_PREFIX if _first_name(like).startswith(_TEXT_ENCODER_PREFIX) else ""
+    weights = {prefix + name: weight.to("cpu", dtype).contiguous() for name, weight in network.state_dict().items()}
     name = "model" if isinstance(network, TextEncoder) else "diffusion_pytorch_model"
     save_file(weights, folder / f"{name}.safetensors", {"format": "pt"})
 
@@ -79,9 +81,13 @@ def write_network(network: nn.Module, folder: Path, like: Path) -> None:
 def stored_dtype(folder: Path) -> torch.dtype:
     """The number format of a network's weights on disk."""
     with safe_open(_weight_files(folder)[0], framework="pt") as file:
-        first = next(iter(file.keys()))
-        tensor: Tensor = file.get_slice(first)[:0]
+        tensor: Tensor = file.get_slice(_first_name(folder))[:0]
         return tensor.dtype
+
+
+def _first_name(folder: Path) -> str:
+    with safe_open(_weight_files(folder)[0], framework="pt") as file:
+        return str(next(iter(file.keys())))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -118,5 +124,5 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _current_name(name: str) -> str:
-    name = name.removeprefix(_OLD_TEXT_ENCODER_PREFIX)
+    name = name.removeprefix(_TEXT_ENCODER_PREFIX)
     return _OLD_AUTOENCODER_NAME.sub(lambda old: _OLD_AUTOENCODER_NAMES[old[0]], name)

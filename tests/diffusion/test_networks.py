@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,22 @@ def test_names_of_older_libraries_are_understood(tmp_path: Path) -> None:
     assert any("proj_attn" in name for name in load_file(next((tmp_path / "vae").glob("*.safetensors"))))
     pictures = draw(1, 3, 16, 16)
     assert torch.equal(read_autoencoder(tmp_path / "vae").encode(pictures), vae.encode(pictures).latent_dist.parameters)
+
+
+def test_a_text_encoder_is_written_under_the_names_that_it_was_read_by(tmp_path: Path) -> None:
+    """Those of transformers 4, which knows no others, or of transformers 5."""
+    config = CLIPTextConfig(vocab_size=99, hidden_size=WIDTH, **TEXTS["sd1"])
+    saved(CLIPTextModel(config), tmp_path / "new")
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    renamed(tmp_path / "old", lambda name: f"text_model.{name}")
+    for names in ("new", "old"):
+        write_network(read_text_encoder(tmp_path / names), tmp_path / "written" / names, like=tmp_path / names)
+        read, written = (
+            load_file(folder / "model.safetensors") for folder in (tmp_path / names, tmp_path / "written" / names)
+        )
+        assert {name: tensor.tolist() for name, tensor in written.items()} == {
+            name: tensor.tolist() for name, tensor in read.items()
+        }
 
 
 @pytest.mark.parametrize(
