@@ -129,7 +129,10 @@ def our_server(place: Place) -> Iterator[OurServer]:
     if not (place.folder / "model").exists():
         (place.folder / "model").symlink_to(place.base_model.resolve())
     port = free_port()
-    told = {"SAGEMAKER_BASE_DIR": str(place.folder.resolve()), "SAGEMAKER_BIND_TO_PORT": str(port)}
+    told = {
+        "SAGEMAKER_BASE_DIR": str(place.folder.resolve()), "SAGEMAKER_BIND_TO_PORT": str(port),
+        "BIND_TO_ADDRESS": "127.0.0.1",
+    }  # fmt: skip
     log = place.folder / "ours.log"
     started = time.monotonic()
     with (

@@ -97,6 +97,8 @@ class HostEnvironment(StoreEnvironment):
 
 class RemovalEnvironment(StoreEnvironment):
     resource_prefix: str
+    state_machine_arn: str
+    in_flight_seconds: int = Field(description="For so long a step may go on whose execution was stopped.")
     training_role_arn: str
     inference_role_arn: str
     security_group_id: str = Field("", description="Of the endpoints' network interfaces, which are to go with them.")

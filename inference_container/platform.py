@@ -1,7 +1,8 @@
 """What SageMaker's hosting gives a container: a directory, a port and the environment. Nothing else here knows them.
 
 Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html. On a laptop the base
-directory and the port are set, so that several containers can run side by side as processes.
+directory, the port and the address are set, so that several containers can run side by side as processes, and nobody
+outside reaches them.
 """
 
 from __future__ import annotations
@@ -46,17 +47,14 @@ class Platform:
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Platform:
-        """Without SAGEMAKER_BIND_TO_PORT: port 8080 on every interface; with it: that port on this machine only.
-
-        Raises ValueError for a port that is none.
-        """
-        port = variables.get("SAGEMAKER_BIND_TO_PORT")
-        if port is not None and not (port.isdecimal() and 0 <= int(port) < 2**16):
+        """Raises ValueError for a port that is none."""
+        port = variables.get("SAGEMAKER_BIND_TO_PORT", "8080")
+        if not (port.isdecimal() and 0 <= int(port) < 2**16):
             raise ValueError(f"SAGEMAKER_BIND_TO_PORT: {port!r} is not a port number")
         return cls(
             base_directory=Path(variables.get("SAGEMAKER_BASE_DIR", "/opt/ml")),
-            host="0.0.0.0" if port is None else "127.0.0.1",  # noqa: S104  the platform calls from outside
-            port=8080 if port is None else int(port),
+            host=variables.get("BIND_TO_ADDRESS", "0.0.0.0"),  # noqa: S104  the platform calls from outside
+            port=int(port),
             data_bucket=variables.get("DATA_BUCKET") or None,
             blocked_words=tuple(word for word in variables.get("BLOCKED_WORDS", "").split(",") if word.strip()),
             watermark=variables.get("WATERMARK", ""),

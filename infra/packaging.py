@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LAMBDA_FOLDERS = ("contracts", "lambdas", "dreamdrop/web")
 TRAINING_FOLDERS = ("contracts", "diffusion", "training_container")
 INFERENCE_FOLDERS = ("contracts", "diffusion", "inference_container")
+# SageMaker takes no OCI manifests, which newer versions of docker push unless they are told:
+# https://github.com/aws/amazon-sagemaker-feedback/issues/180
+DOCKER_MANIFEST = "type=docker,oci-mediatypes=false"
 
 
 def only(folders: tuple[str, ...]) -> list[str]:
@@ -46,6 +49,7 @@ def _image(scope: Construct, id: str, folders: tuple[str, ...]) -> DockerImageAs
         directory=str(ROOT),
         file=f"{folders[-1]}/Dockerfile",
         platform=Platform.LINUX_AMD64,
+        outputs=[DOCKER_MANIFEST],
         exclude=only(folders),
         ignore_mode=IgnoreMode.GIT,
     )

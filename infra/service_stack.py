@@ -90,7 +90,7 @@ class ServiceStack(Stack):
             settings=settings,
             functions=functions,
             endpoints=hosting.endpoints,
-            training_role=training.role,
+            training=training,
             inference_role=hosting.role,
             network=network,
         )
@@ -102,8 +102,6 @@ class ServiceStack(Stack):
             notices=hosting.notices,
             dead_letters=hosting.notices_dead_letters,
         )
-        for maker in (training.machine, keeping):  # nothing is made after it has been removed
-            maker.node.add_dependency(removal.resource)
         intake = DatasetIntake(
             self,
             "Intake",
@@ -113,6 +111,8 @@ class ServiceStack(Stack):
             subject_topic=subject_topic,
             quiet_period_seconds=settings.quiet_period_seconds,
         )
+        for beginning in (intake, keeping):  # nothing begins after everything has been stopped
+            beginning.node.add_dependency(removal.resource)
         deletion = SubjectDeletion(self, "Deletion", functions=functions, machine=training.machine)
         api = GenerationApi(
             self,

@@ -1,7 +1,6 @@
 """A key of the customer's own for everything at rest, and what services of AWS may do with it in our name.
 
-Functions and SageMaker use it by their roles (infra/grants.py). Named here is who comes without a role of ours, and for
-this account only.
+Functions and SageMaker use it by their roles (infra/grants.py). Named here is who comes without a role of ours.
 """
 
 from __future__ import annotations
@@ -15,7 +14,10 @@ from infra.settings import Settings
 
 # Alarms to an encrypted topic, topics and rules to encrypted queues:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html
-DELIVERING_SERVICES = ("cloudwatch.amazonaws.com", "events.amazonaws.com", "sns.amazonaws.com")
+# For this account only, where a service says whom it delivers for. EventBridge does not: each queue's policy names the
+# rule that may send to it. https://docs.aws.amazon.com/sns/latest/dg/sns-key-management.html
+TELLING_SERVICES = ("cloudwatch.amazonaws.com", "sns.amazonaws.com")
+SILENT_SERVICE = "events.amazonaws.com"
 
 
 class DataKey(kms.Key):
@@ -27,15 +29,19 @@ class DataKey(kms.Key):
             enable_key_rotation=True,
             removal_policy=settings.data_removal,
         )
-        self.add_to_resource_policy(
-            iam.PolicyStatement(
-                principals=[iam.ServicePrincipal(service) for service in DELIVERING_SERVICES],
-                actions=["kms:Decrypt", "kms:GenerateDataKey"],
-                resources=["*"],  # in the policy of a key: this key
-                conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},
-            )
-        )
+        for_us = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}}
+        self.add_to_resource_policy(_deliveries(*TELLING_SERVICES, conditions=for_us))
+        self.add_to_resource_policy(_deliveries(SILENT_SERVICE))
         self.add_to_resource_policy(_logs(self, settings.prefix))
+
+
+def _deliveries(*services: str, conditions: dict[str, dict[str, str]] | None = None) -> iam.PolicyStatement:
+    return iam.PolicyStatement(
+        principals=[iam.ServicePrincipal(service) for service in services],
+        actions=["kms:Decrypt", "kms:GenerateDataKey"],
+        resources=["*"],  # in the policy of a key: this key
+        conditions=conditions,
+    )
 
 
 def _logs(scope: Construct, prefix: str) -> iam.PolicyStatement:

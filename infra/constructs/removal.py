@@ -1,4 +1,4 @@
-"""At the end of the stack: what it made at run time goes too."""
+"""At the end of the stack: what runs is stopped, and what was made at run time goes too."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from contracts.environment import RemovalEnvironment
-from infra.constructs.functions import Functions
+from infra.constructs.functions import DEFAULT_TIMEOUT_SECONDS, Functions
 from infra.constructs.private_network import PrivateNetwork
+from infra.constructs.training_pipeline import TrainingPipeline
 from infra.grants import Endpoints
 from infra.settings import Settings
 
@@ -16,7 +17,11 @@ TIMEOUT_SECONDS = 900  # an endpoint can be removed only when it is done changin
 
 
 class Removal(Construct):
-    """Depends on nothing that starts work, so that whatever depends on `resource` is gone before it removes."""
+    """Whatever depends on `resource` is gone before it stops and removes: what begins work. What goes on, and what
+    hears of its end, is there still: CloudFormation would wait for hours for a state machine whose executions go on.
+
+    https://docs.aws.amazon.com/step-functions/latest/apireference/API_DeleteStateMachine.html
+    """
 
     def __init__(
         self,
@@ -26,7 +31,7 @@ class Removal(Construct):
         settings: Settings,
         functions: Functions,
         endpoints: Endpoints,
-        training_role: iam.IRole,
+        training: TrainingPipeline,
         inference_role: iam.IRole,
         network: PrivateNetwork | None,
     ) -> None:
@@ -39,12 +44,16 @@ class Removal(Construct):
             environment=RemovalEnvironment(
                 **functions.store,
                 resource_prefix=settings.prefix,
-                training_role_arn=training_role.role_arn,
+                state_machine_arn=training.machine.state_machine_arn,
+                in_flight_seconds=DEFAULT_TIMEOUT_SECONDS,  # HostModel's, and those of the states before Train
+                training_role_arn=training.role.role_arn,
                 inference_role_arn=inference_role.role_arn,
                 security_group_id=network.security_group.security_group_id if network else "",
             ),
             timeout_seconds=TIMEOUT_SECONDS,
         )
+        training.machine.grant(self.function, "states:ListExecutions")
+        training.machine.grant_execution(self.function, "states:StopExecution")
         self._allow_stopping()
         endpoints.find(self.function)
         endpoints.tell_ours(self.function)
@@ -61,6 +70,7 @@ class Removal(Construct):
         )
         if self.function.role is not None:
             self.resource.node.add_dependency(self.function.role)  # with its policy, which is needed to the end
+        self.resource.node.add_dependency(training)
         # Under it SageMaker removes what belongs to an endpoint, and from the network its interfaces.
         self.resource.node.add_dependency(inference_role)
         if network:

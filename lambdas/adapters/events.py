@@ -22,11 +22,18 @@ def start_execution(state_machine_arn: str, taken: DatasetTaken) -> None:
             raise
 
 
-def stop_execution(state_machine_arn: str, run_id: str) -> None:
+def running_executions(state_machine_arn: str) -> list[str]:
+    """The ids of their runs."""
+    pages = client("stepfunctions").get_paginator("list_executions")
+    running = pages.paginate(stateMachineArn=state_machine_arn, statusFilter="RUNNING")
+    return [execution["name"] for page in running for execution in page["executions"]]
+
+
+def stop_execution(state_machine_arn: str, run_id: str, cause: str) -> None:
     """If it is running; its training job is stopped with it. The ARN is ours, so invalid means that it has ended."""
     execution = f"{state_machine_arn.replace(':stateMachine:', ':execution:')}:{run_id}"
     try:
-        client("stepfunctions").stop_execution(executionArn=execution, cause="The subject is being deleted.")
+        client("stepfunctions").stop_execution(executionArn=execution, cause=cause)
     except ClientError as error:
         if error_code(error) not in ("ExecutionDoesNotExist", "ValidationException"):
             raise

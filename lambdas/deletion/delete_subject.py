@@ -100,7 +100,7 @@ class _Deletion:
         for run in self._rows.runs(self._name):
             taken = DatasetTaken(subject=self._name, dataset_id=run.dataset_id, run_id=run.id)
             subjects.fail(taken, Interrupted("The subject was deleted.").report)  # before: nobody is told of a failure
-            events.stop_execution(self._env.state_machine_arn, run.id)
+            events.stop_execution(self._env.state_machine_arn, run.id, "The subject is being deleted.")
             if run.version:
                 jobs.append(training_job_name(self._env.resource_prefix, self._name, run.version))
         for job in jobs:

@@ -1,5 +1,6 @@
-"""RemoveEndpoints: a custom resource that makes nothing, and at the end of the stack removes what the stack made at run
-time. Without it endpoints would go on, and be billed, in an account where nothing else of the stack is left."""
+"""RemoveEndpoints: a custom resource that makes nothing, and at the end of the stack stops what runs and removes what
+was made at run time. Without it endpoints would go on, and be billed, in an account where nothing else of the stack is
+left."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from contracts.environment import RemovalEnvironment
-from lambdas.adapters import cloudformation, leftovers
+from lambdas.adapters import cloudformation, events, leftovers
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.observability import logger, tracer
 
@@ -23,6 +24,12 @@ NEEDED_MS = 60_000  # before the end of the function's time: to tell CloudFormat
 def remove_everything(env: RemovalEnvironment, context: LambdaContext) -> None:
     """Safe to repeat. Raises StillChanging when an endpoint is not done changing within the function's time, or its
     network interfaces are still there, which hold on to the network."""
+    running = events.running_executions(env.state_machine_arn)
+    for run in running:
+        logger.info("stopping a run", extra={"correlation_id": run})
+        events.stop_execution(env.state_machine_arn, run, "The service is being removed.")
+    if running:  # a step that had begun may still make a job or an endpoint
+        time.sleep(env.in_flight_seconds)
     for job in leftovers.running_jobs_of(env.resource_prefix, env.training_role_arn):
         logger.info("stopping a training job", extra={"job": job})
         leftovers.stop_job(job)

@@ -20,6 +20,8 @@ from lambdas.adapters.observability import logger, metrics, tracer
 from lambdas.adapters.table import Subjects
 from lambdas.pipeline.ending import end_as_failed
 
+MOST_TOLD = 300  # characters of what Step Functions says
+
 
 class ExecutionEnded(BaseModel):
     """https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html"""
@@ -27,6 +29,7 @@ class ExecutionEnded(BaseModel):
     status: Literal["FAILED", "TIMED_OUT", "ABORTED"]
     input: str | None = None
     error: str | None = None
+    cause: str | None = None
 
 
 def reason(ended: ExecutionEnded) -> DreamdropError:
@@ -36,7 +39,8 @@ def reason(ended: ExecutionEnded) -> DreamdropError:
         return Interrupted("The run was stopped from outside.")
     if ended.error == "States.ServiceRestart":
         return Interrupted("The local cloud was restarted while the run was going on.")
-    return InternalError(f"The run ended without a reason of its own ({ended.error}).")
+    told = ": ".join(text for text in (ended.error, ended.cause) if text)
+    return InternalError(f"The run ended without a reason of its own ({told[:MOST_TOLD]}).")
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -223,6 +223,7 @@ def running_server(base_directory: Path, base_model: Path, port: int, **variable
         **CREDENTIALS,
         "SAGEMAKER_BASE_DIR": str(base_directory),
         "SAGEMAKER_BIND_TO_PORT": str(port),
+        "BIND_TO_ADDRESS": "127.0.0.1",
         **variables,
     }
     with log.open("wb") as output:

@@ -34,7 +34,7 @@ from lambdas.adapters.spending import Spending
 from lambdas.adapters.table import Deletions, Generations, Subjects
 from lambdas.domain.scaling import scalable, wake_alarm_name
 from tests.cloudformation import CloudFormation, answering
-from tests.e2e.conftest import photo, until
+from tests.e2e.conftest import dataset_info, photo, until
 from tests.grants.conftest import OWN, PREFIX, READY, SHARED, Bench, denial
 from tests.grants.page import PAGE, render
 from tests.synthesized import PROJECT
@@ -478,6 +478,9 @@ def test_the_end_of_the_stack(bench: Bench, cloudformation: CloudFormation) -> N
     url, answers = cloudformation
     bench.until_endpoint_is("InService")
     bench.client("sagemaker").create_training_job(**job_request(bench, steps=100_000))
+    bench.cloud.drop("third", {"a.png": photo(3), "dataset_info.json": dataset_info(2000)})
+    assert bench.invoke("IntakeTakeDataset", bench.message("IntakeQueue"))[1] == ""
+    set_variable(bench, "RemovalRemoveEndpoints", IN_FLIGHT_SECONDS="0")
     event = {
         "RequestType": "Delete", "ResponseURL": url, "StackId": "s", "RequestId": "r", "LogicalResourceId": "l",
     }  # fmt: skip

@@ -102,7 +102,7 @@ ACKNOWLEDGED = (
     ),
     Acknowledgement(
         wildcard(r"states:execution:.+:\*"),
-        rf"Deletion/DeleteSubject{POLICY}",
+        rf"(Deletion/DeleteSubject|Removal/RemoveEndpoints){POLICY}",
         "the executions of this one machine, which are named for the runs",
     ),
     Acknowledgement(

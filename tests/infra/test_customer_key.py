@@ -103,23 +103,26 @@ def test_a_role_may_use_it_for_what_it_may_do_and_for_nothing_else(production: S
 
 
 def test_services_use_it_for_this_account_only(production: Synthesis) -> None:
-    root, delivering, logs = production.properties("AWS::KMS::Key")[KEY]["KeyPolicy"]["Statement"]
+    """But EventBridge, which does not say for whom: AWS refused it the key."""
+    root, telling, silent, logs = production.properties("AWS::KMS::Key")[KEY]["KeyPolicy"]["Statement"]
     assert text(root["Principal"]).endswith(':root"]]}}')
-    assert delivering["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+    assert telling["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+    assert "Condition" not in silent
+    assert silent["Principal"]["Service"] == "events.amazonaws.com"
     assert "log-group:dreamdrop-*" in text(logs["Condition"]["ArnLike"]["kms:EncryptionContext:aws:logs:arn"])
 
 
 def test_every_service_that_delivers_to_a_queue_or_topic_may_use_it(production: Synthesis) -> None:
     """Otherwise alarms, rules and topics would fall silent."""
-    _, delivering, _ = production.properties("AWS::KMS::Key")[KEY]["KeyPolicy"]["Statement"]
+    _, telling, silent, _ = production.properties("AWS::KMS::Key")[KEY]["KeyPolicy"]["Statement"]
     senders = {
         one["Principal"]["Service"]
         for kind in ("AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy")
         for _, one in statements(production.properties(kind))
         if one["Effect"] == "Allow"
     }
-    assert senders == set(delivering["Principal"]["Service"])
-    assert set(delivering["Action"]) == WRITE
+    assert senders == {*telling["Principal"]["Service"], silent["Principal"]["Service"]}
+    assert set(telling["Action"]) == set(silent["Action"]) == WRITE
 
 
 def test_sagemaker_is_told_of_it(production: Synthesis) -> None:

@@ -78,6 +78,12 @@ def test_docker_builds_the_gpu_set(local: Synthesis) -> None:
     assert [asset["source"].get("dockerBuildArgs") for asset in assets] == [None, None]
 
 
+def test_docker_pushes_a_manifest_that_sagemaker_takes(local: Synthesis) -> None:
+    """It refuses OCI manifests, which docker makes by default since BuildKit 0.31."""
+    assets = json.loads((local.folder / "dreamdrop-service.assets.json").read_text())["dockerImages"].values()
+    assert [asset["source"]["dockerOutputs"] for asset in assets] == [["type=docker,oci-mediatypes=false"]] * 2
+
+
 def test_the_asset_alone_imports_every_handler(local: Synthesis) -> None:
     imported = subprocess.run(
         [sys.executable, "-I", "-B", "-c", IMPORT_ALONE, str(local.file_asset()), *local.functions()],

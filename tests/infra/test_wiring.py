@@ -136,17 +136,33 @@ def test_news_of_our_endpoints_reach_who_keeps_them(production: Synthesis) -> No
     assert "InputTransformer" not in target  # so what was set aside is what would have been delivered
 
 
-def test_nothing_is_made_after_the_endpoints_were_removed(production: Synthesis) -> None:
+def test_nothing_begins_after_everything_was_stopped(production: Synthesis) -> None:
     """CloudFormation deletes what depends on a resource before the resource."""
-    makers = [
+    beginnings = [
         resource
-        for kind in ("AWS::StepFunctions::StateMachine", "AWS::Lambda::EventSourceMapping", "AWS::Events::Rule")
+        for kind in ("AWS::Lambda::EventSourceMapping", "AWS::Events::Rule")
         for name, resource in production.resources(kind).items()
-        if name.startswith(("TrainingMachine", "Keeping"))
+        if name.startswith(("Intake", "Keeping"))
     ]
-    assert len(makers) == 3
+    assert len(beginnings) == 4
     (removal,) = production.resources("Custom::RuntimeResources")
-    assert all(removal in maker["DependsOn"] for maker in makers)
+    assert all(removal in beginning["DependsOn"] for beginning in beginnings)
+
+
+def test_executions_are_stopped_while_there_is_somebody_to_hear_of_it(production: Synthesis) -> None:
+    """The state machine could not be deleted before they have ended."""
+    (removal,) = production.resources("Custom::RuntimeResources").values()
+    needed = [
+        name
+        for kind in (
+            *("AWS::StepFunctions::StateMachine", "AWS::Events::Rule", "AWS::Lambda::Permission"),
+            *("AWS::Lambda::Function", "AWS::IAM::Role", "AWS::IAM::Policy"),
+        )
+        for name in production.resources(kind)
+        if name.startswith(("TrainingMachine", "TrainingExecutionBroken", "TrainingCloseExecution"))
+    ]
+    assert len(needed) == 8
+    assert set(needed) <= set(removal["DependsOn"])
 
 
 def test_callers_sign_every_route_but_the_page_and_the_contract(local: Synthesis, production: Synthesis) -> None:

@@ -421,6 +421,17 @@ def test_an_execution_that_ends_without_telling_still_ends_its_run(
     assert (run.status, run.error.code) == ("failed", code)
 
 
+def test_what_step_functions_says_of_a_broken_execution_is_told(
+    account: Account, context: Context, subjects: Subjects
+) -> None:
+    why = {"error": "States.Runtime", "cause": "The field is not supported by Step Functions"}
+    close_execution.handler(ended("FAILED", taken(account, context), **why), context)
+    run = subject_of(subjects).run
+    assert run is not None
+    assert run.error is not None
+    assert "(States.Runtime: The field is not supported by Step Functions)" in run.error.cause
+
+
 @pytest.mark.parametrize("status", ["ABORTED", "TIMED_OUT", "FAILED"])
 def test_an_execution_that_ends_while_it_trains_stops_the_job_of_its_last_attempt(
     account: Account, context: Context, monkeypatch: pytest.MonkeyPatch, status: str

@@ -29,6 +29,8 @@ def cloudformation() -> Iterator[CloudFormation]:
 @pytest.fixture(autouse=True)
 def _variables(monkeypatch: pytest.MonkeyPatch, account: Account) -> None:
     monkeypatch.setenv("RESOURCE_PREFIX", "dream")
+    monkeypatch.setenv("STATE_MACHINE_ARN", account.state_machine_arn)
+    monkeypatch.setenv("IN_FLIGHT_SECONDS", "7")
     monkeypatch.setenv("TRAINING_ROLE_ARN", TRAINING_ROLE)
     monkeypatch.setenv("INFERENCE_ROLE_ARN", OUR_ROLE)
 
@@ -104,6 +106,23 @@ def test_the_end_of_the_stack_removes_all_of_ours_and_nothing_else(
 
     remove_endpoints.handler(event("Delete", url), Context())  # type: ignore[arg-type]  # safe to repeat
     assert answers[-1]["Status"] == "SUCCESS"
+
+
+def test_executions_are_stopped_before_what_they_made_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, account: Account, cloudformation: CloudFormation
+) -> None:
+    url, answers = cloudformation
+    for name in ("rex-1", "rex-2"):
+        client("stepfunctions").start_execution(stateMachineArn=account.state_machine_arn, name=name, input="{}")
+    then: list[Any] = []
+    monkeypatch.setattr(remove_endpoints.time, "sleep", then.append)
+    monkeypatch.setattr(leftovers, "running_jobs_of", lambda *_: then.append("jobs") or [])
+    remove_endpoints.handler(event("Delete", url), Context())  # type: ignore[arg-type]
+    assert answers[-1]["Status"] == "SUCCESS"
+    assert [execution["status"] for execution in account.executions()] == ["ABORTED"] * 2
+    assert then == [7, "jobs"], "a step that was going on has its time"
+    remove_endpoints.handler(event("Delete", url), Context())  # type: ignore[arg-type]
+    assert then[2:] == ["jobs"]
 
 
 def test_running_training_jobs_are_stopped(monkeypatch: pytest.MonkeyPatch, cloudformation: CloudFormation) -> None:

@@ -20,6 +20,7 @@ from dreamdrop.local.sagemaker.store import Record
 
 ADDITIONAL_MODEL_DATA = "additional-model-data-sources"
 BIND_TO_PORT = "SAGEMAKER_BIND_TO_PORT"
+BIND_TO_ADDRESS = "BIND_TO_ADDRESS"  # ours: SageMaker calls a container from outside
 HOST = "127.0.0.1"
 _PING_SECONDS = 2.0
 _POLL_SECONDS = 0.05
@@ -135,6 +136,7 @@ class ServingInstance:
             **({} if isolated else self._platform.roles.environment(self._deployment_role)),
             **self._container.get("Environment", {}),
             BIND_TO_PORT: str(self._port),
+            BIND_TO_ADDRESS: HOST,
         }
 
     def _answers_ping(self) -> bool:
