@@ -16,12 +16,12 @@ export JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION := 1
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy test-grants test-images test-resilience test-scale check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs synth deploy destroy clean
+.PHONY: help demo test test-deploy test-grants test-images test-resilience test-scale check check-template snapshot lock toyworld bench-toyworld bench-train bench-generate up down status costs hyperparameters synth bootstrap diff deploy destroy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
 
-demo: $(VENV)/.run  ## five photos become pictures, on this machine: about two minutes
+demo: $(VENV)/.run  ## five photos become pictures, on this machine: a minute
 	@$(BIN)/dreamdrop demo
 
 up: $(VENV)/.run  ## start the local cloud and leave it running
@@ -107,8 +107,17 @@ bench-generate: $(VENV)/.run  ## our generator beside diffusers' own pipeline: t
 costs: $(VENV)/.run  ## compute the tables of docs/costs.md anew
 	@$(BIN)/python -m benchmarks.costs
 
+hyperparameters: $(VENV)/.dev  ## docs/hyperparameters.md, after its contract has changed
+	@$(BIN)/python -m tests.hyperparameters_page
+
 synth: $(VENV)/.run  ## the CloudFormation templates, into cdk.out
 	@CDK_OUTDIR=cdk.out CDK_CONTEXT_JSON='{"environment": "$(ENVIRONMENT)", "prefix": "$(PREFIX)"}' $(BIN)/python app.py
+
+bootstrap: $(VENV)/.run node_modules/.installed  ## once for an account and region, before the first deployment
+	@npx cdk bootstrap
+
+diff: $(VENV)/.run node_modules/.installed  ## what a deployment would change in your account
+	@npx cdk diff --all -c environment=$(ENVIRONMENT) -c prefix=$(PREFIX)
 
 deploy: $(VENV)/.run node_modules/.installed  ## into the AWS account of your credentials (needs docker for the images)
 	@npx cdk deploy --all -c environment=$(ENVIRONMENT) -c prefix=$(PREFIX)

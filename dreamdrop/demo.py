@@ -78,7 +78,7 @@ def run(dataset: Path, out: Path, port: int, console: Console) -> DemoResult:
 
 @contextmanager
 def _cloud(out: Path, log: Path, port: int, console: Console) -> Iterator[LocalCloudProcess]:
-    """A cloud that shares nothing with one of `dreamdrop up`, which runs its code from cdk.out."""
+    """A cloud that shares nothing with one of `dreamdrop up`, which runs its code from its own templates."""
     cdk_out = CDK_OUT if process.status(STATE) is None else out / "cdk.out"
     with timed(console, "Synthesizing the application"):
         synth.synthesize(PROJECT, cdk_out)

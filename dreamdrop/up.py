@@ -19,7 +19,7 @@ from dreamdrop.progress import timed
 
 STATE = LOCAL_OUTPUTS.parent
 LOG = STATE / "cloud.log"
-CDK_OUT = Path("cdk.out")
+CDK_OUT = STATE / "cdk.out"  # another than the CDK's command line writes, for whatever environment
 PROJECT = Path(__file__).resolve().parents[1]
 BASE_MODEL = PROJECT / "toyworld" / "base_model"
 EXAMPLE = "examples/datasets/robot"

@@ -39,6 +39,7 @@ def synthesize(project: Path, cdk_out: Path, context: dict[str, str] | None = No
     if stamp.is_file() and stamp.read_text() == digest and (cdk_out / "manifest.json").is_file():
         return False
     draft = cdk_out.with_name(f".{cdk_out.name}.{os.getpid()}")
+    cdk_out.parent.mkdir(parents=True, exist_ok=True)
     try:
         _run_app(project, draft, context)
         if cdk_out.exists():

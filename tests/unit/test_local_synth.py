@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dreamdrop import up
 from dreamdrop.local import synth
 from dreamdrop.local.errors import LocalCloudError
 
@@ -69,3 +70,9 @@ def test_a_nodejs_that_is_too_old_is_not_taken(tmp_path: Path, monkeypatch: pyte
         else:
             with pytest.raises(LocalCloudError, match=r"Node\.js 20 or later"):
                 synth.node_folder()
+
+
+def test_the_local_cloud_has_templates_of_its_own(project: Path, tmp_path: Path) -> None:
+    """What `make synth` or `make deploy` leaves in cdk.out is for another environment."""
+    assert up.CDK_OUT.parent == up.STATE
+    assert synth.synthesize(project, tmp_path / "new" / "cdk.out")
