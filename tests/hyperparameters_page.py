@@ -12,8 +12,8 @@ PAGE = "docs/hyperparameters.md"
 HEAD = """\
 # Hyperparameters
 
-What `"hyperparameters"` in a `dataset_info.json` may hold. Each may be left out: then the base model's own default counts,
-if it brings one, else the one below. Numbers and booleans may come as text, as SageMaker hands them over.
+What `"hyperparameters"` in a `dataset_info.json` may hold. Each may be left out: then the base model's own default
+counts, if it brings one, else the one below. Numbers and booleans may come as text, as SageMaker hands them over.
 
 What is about the subject may stand here too: {subject_keys}.
 The SageMaker SDK's own keys, {foreign}, are passed over.
