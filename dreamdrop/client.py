@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,7 +24,8 @@ from contracts.errors import (
 )
 from contracts.generation import Generation, GenerationRequest, PictureSource
 from contracts.pipeline import Subject, SubjectPage
-from contracts.storage import DATASET_INFO, GENERATION_PATTERN, check_subject, dataset_prefix
+from contracts.storage import CLASS_IMAGES, DATASET_INFO, GENERATION_PATTERN, check_subject, dataset_prefix
+from contracts.training import IMAGE_EXTENSIONS
 from dreamdrop.api import Api, error_from, fetch, store
 from dreamdrop.deployment import Deployment
 
@@ -30,6 +33,7 @@ POLL_SECONDS = 1.0
 READY_TIMEOUT_SECONDS = 6 * 3600.0
 GENERATION_TIMEOUT_SECONDS = 1800.0
 DELETION_TIMEOUT_SECONDS = 1200.0  # longer than the function that deletes has at a time
+_OTHER_FOLDER = "Name another folder, or one that is not there yet."
 SETTLE_TIMEOUT_SECONDS = 180.0  # longer than the quiet periods of infra/settings.py
 
 
@@ -56,6 +60,14 @@ class NotTaken(DreamdropError):
     default_cure = "Check that the files lie under datasets/<subject>/ of the data bucket and read the intake's log."
 
 
+class SubjectDeleted(DreamdropError):
+    """What is waited for was there, and somebody deletes it."""
+
+    code = "subject_deleted"
+    status = 409
+    default_cure = "Drop it again when dreamdrop subjects does not list it any more, or under another name."
+
+
 class Client:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -64,9 +76,10 @@ class Client:
     def drop(self, directory: Path, subject: str, on_file: Callable[[str], None] = lambda _key: None) -> list[str]:
         """Uploads every file of the folder to datasets/<subject>/, dataset_info.json last; returns the keys.
 
-        Raises InvalidSubjectName, InvalidRequest (no folder), EmptyDataset, InvalidFileName (a link that leaves it, or
-        a name that is no UTF-8).
+        Raises InvalidRequest (no folder), InvalidSubjectName, EmptyDataset (no file, or a folder of datasets),
+        InvalidFileName (a link that leaves it, or a name that is no UTF-8).
         """
+        check_folder(directory)  # first: when it is a file, its name is not what is wrong
         prefix = dataset_prefix(check_subject(subject))
         s3 = self.deployment.client("s3")
         keys = []
@@ -89,14 +102,14 @@ class Client:
 
     def subject(self, name: str) -> Subject:
         """GET /v1/subjects/{subject}: with its newest run. Raises UnknownSubject."""
-        return Subject.model_validate(self._api.call("GET", f"/v1/subjects/{quote(name, safe='')}"))
+        return Subject.model_validate(self._api.call("GET", _subject_path(name)))
 
     def delete(self, name: str) -> Subject:
         """DELETE /v1/subjects/{subject}: begins it; the subject cannot be drawn any more. Raises UnknownSubject.
 
         Of any name: what was dropped under one that is not usable goes in the same way.
         """
-        return Subject.model_validate(self._api.call("DELETE", f"/v1/subjects/{quote(name, safe='')}"))
+        return Subject.model_validate(self._api.call("DELETE", _subject_path(name)))
 
     def wait_until_gone(
         self, name: str, *, timeout_seconds: float = DELETION_TIMEOUT_SECONDS, poll_seconds: float = POLL_SECONDS
@@ -119,8 +132,7 @@ class Client:
         found = self._find(name)
         if found and found.status == "deleting":
             raise SubjectNotReady(
-                f"{name} is being deleted, and what is dropped now would go with it.",
-                "Drop it again when dreamdrop subjects does not list it any more, or under another name.",
+                f"{name} is being deleted, and what is dropped now would go with it.", SubjectDeleted.default_cure
             )
         return found.run.id if found and found.run else None
 
@@ -138,13 +150,18 @@ class Client:
 
         `newer_than` names the run that was there before the drop. When none follows it within `settle_seconds` the
         drop changed nothing, and the old run's outcome is the answer.
-        Raises the error of a failed run by its own type, NotTaken, StillRunning.
+        Raises the error of a failed run by its own type, SubjectDeleted, NotTaken, StillRunning.
         """
         began = time.monotonic()
         seen: Subject | None = None
         while True:
             waited = time.monotonic() - began
             subject = self._find(name)
+            was_there = seen is not None or newer_than is not None
+            if _is_deleted(subject, was_there):
+                raise SubjectDeleted(
+                    f"{name} was deleted meanwhile: its training is stopped, and its photos go with it."
+                )
             if subject and (_is_newer(subject, newer_than) or waited > settle_seconds):
                 if subject != seen:
                     on_change(subject)
@@ -216,8 +233,8 @@ class Client:
             time.sleep(poll_seconds)
 
     def save_images(self, generation: Generation, directory: Path) -> list[Path]:
-        """Fetches the pictures to <directory>/<subject>-<id>-<k>.<format>. Raises Unreachable."""
-        directory.mkdir(parents=True, exist_ok=True)
+        """Fetches the pictures to <directory>/<subject>-<id>-<k>.<format>. Raises InvalidRequest, Unreachable."""
+        make_folder(directory)
         saved = []
         for index, picture in enumerate(generation.images):
             suffix = Path(urlsplit(picture.url).path).suffix or ".png"
@@ -225,6 +242,16 @@ class Client:
             target.write_bytes(fetch(picture.url))
             saved.append(target)
         return saved
+
+
+def _subject_path(name: str) -> str:
+    """Raises UnknownSubject for what can be no folder's name: the API has no route for it."""
+    if name in ("", ".", "..") or "/" in name:
+        raise UnknownSubject(
+            f"There is no subject {name[:64]!r}: a subject is called like one folder, without a slash.",
+            "Take a name that dreamdrop subjects lists.",
+        )
+    return f"/v1/subjects/{quote(name, safe='')}"
 
 
 def _generation_path(generation_id: str) -> str:
@@ -236,10 +263,27 @@ def _generation_path(generation_id: str) -> str:
     return f"/v1/generations/{generation_id}"
 
 
+def make_folder(directory: Path) -> None:
+    """Raises InvalidRequest when nothing can be written there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(
+            f"{directory} cannot be a folder for pictures: {error.strerror}.", _OTHER_FOLDER
+        ) from error
+    if not os.access(directory, os.W_OK):
+        raise InvalidRequest(f"Nothing can be written into the folder {directory}.", _OTHER_FOLDER)
+
+
+def check_folder(directory: Path) -> None:
+    if not directory.is_dir():
+        kind = "a file, not a folder" if directory.is_file() else "not a folder"
+        raise InvalidRequest(f"{directory} is {kind}.", "Name the folder that holds the photos.")
+
+
 def files_to_drop(directory: Path) -> list[Path]:
     """Every file below the folder by name, dataset_info.json at the end."""
-    if not directory.is_dir():
-        raise InvalidRequest(f"{directory} is not a folder.", "Name the folder that holds the photos.")
+    check_folder(directory)
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     leaving = [str(path) for path in files if not path.resolve().is_relative_to(directory.resolve())]
     if leaving:
@@ -249,7 +293,19 @@ def files_to_drop(directory: Path) -> list[Path]:
         raise InvalidFileName(f"These file names are no UTF-8: {', '.join(nameless)}.", "Rename the files.")
     if not files:
         raise EmptyDataset(f"{directory} holds no files.")
+    datasets = [] if directory / DATASET_INFO in files else _folders_of_photos(files)
+    if datasets and directory not in datasets:
+        names = [str(folder) for folder in datasets]
+        raise EmptyDataset(
+            f"{directory} holds no photo itself; these folders in it do: {', '.join(names)}.",
+            f"Drop one of them: dreamdrop drop {shlex.quote(names[0])}",
+        )
     return list(_info_last(files, directory / DATASET_INFO))
+
+
+def _folders_of_photos(files: list[Path]) -> list[Path]:
+    photos = (file for file in files if file.name.lower().endswith(IMAGE_EXTENSIONS) and not file.name.startswith("."))
+    return sorted({photo.parent for photo in photos if photo.parent.name != Path(CLASS_IMAGES).name})
 
 
 def _is_text(name: str) -> bool:
@@ -273,6 +329,10 @@ def _generation_error(generation: Generation) -> DreamdropError:
 
 def _is_newer(subject: Subject, newer_than: str | None) -> bool:
     return subject.run is not None and subject.run.id != newer_than
+
+
+def _is_deleted(subject: Subject | None, was_there: bool) -> bool:
+    return subject.status == "deleting" if subject else was_there
 
 
 def _has_ended(subject: Subject) -> bool:

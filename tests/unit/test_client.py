@@ -20,7 +20,15 @@ from contracts import errors
 from contracts.generation import Generation, GenerationRequest, Picture, PictureSource
 from contracts.pipeline import Run, Subject
 from dreamdrop import api
-from dreamdrop.client import Client, GenerationCancelled, NotTaken, StillRunning, files_to_drop
+from dreamdrop.client import (
+    Client,
+    GenerationCancelled,
+    NotTaken,
+    StillRunning,
+    SubjectDeleted,
+    files_to_drop,
+    make_folder,
+)
 from dreamdrop.deployment import STACK_OUTPUTS, Deployment
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -204,6 +212,28 @@ def test_a_drop_that_changes_nothing_ends_with_the_old_outcome(client: Client, s
     assert client.wait_until_ready("robot", newer_than="old", settle_seconds=0.05, poll_seconds=0.01).ready
 
 
+GONE = refusal(errors.UnknownSubject("gone"))
+
+
+@pytest.mark.parametrize(
+    ("newer_than", "answers"),
+    [
+        (None, [subject(), subject(status="deleting")]),
+        (None, [subject(), GONE]),
+        ("old", [GONE]),
+        ("old", [subject("old", "deleting")]),
+    ],
+)
+def test_a_subject_that_is_deleted_while_it_is_waited_for_is_told_as_such(
+    client: Client, server: Server, newer_than: str | None, answers: list[Answer]
+) -> None:
+    server.when(ROBOT, *answers)
+    with pytest.raises(SubjectDeleted, match="robot was deleted meanwhile"):
+        client.wait_until_ready(
+            "robot", newer_than=newer_than, settle_seconds=0.05, timeout_seconds=0.2, poll_seconds=0.01
+        )
+
+
 def test_a_subject_is_deleted_and_waited_for_until_it_is_gone(client: Client, server: Server) -> None:
     server.when(ROBOT.replace("GET", "DELETE"), (202, subject(status="deleting", stage="ready")[1]))
     server.when(ROBOT, subject(status="deleting", stage="ready"), refusal(errors.UnknownSubject("gone")))
@@ -218,6 +248,14 @@ def test_what_was_dropped_under_an_unusable_name_can_be_deleted(client: Client, 
     server.when(f"GET {path}", refusal(errors.UnknownSubject("gone")))
     client.delete("My Dög?")
     client.wait_until_gone("My Dög?", poll_seconds=0.01)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "my/dog"])
+def test_what_is_no_folders_name_is_not_sent(client: Client, server: Server, name: str) -> None:
+    for ask in (client.subject, client.delete):
+        with pytest.raises(errors.UnknownSubject, match=re.escape(repr(name))):
+            ask(name)
+    assert server.requests == []
 
 
 def test_a_cancelled_generation_is_told_as_such(client: Client, server: Server) -> None:
@@ -410,6 +448,34 @@ def test_a_wrong_folder_or_name_is_refused_before_any_upload(client: Client, pho
     (tmp_path / "empty").mkdir()
     with pytest.raises(errors.EmptyDataset):
         files_to_drop(tmp_path / "empty")
+
+
+def test_a_file_is_told_as_such_and_not_by_its_name(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    with pytest.raises(errors.InvalidRequest, match=r"README\.md is a file, not a folder"):
+        client.drop(tmp_path / "README.md", "README.md")
+
+
+def test_a_folder_of_datasets_is_refused_by_the_names_of_its_folders(photos: Path) -> None:
+    (photos.parent / "notes.txt").touch()
+    with pytest.raises(errors.EmptyDataset, match=f"these folders in it do: {photos}\\.") as refused:
+        files_to_drop(photos.parent)
+    assert refused.value.cure.endswith(f"dreamdrop drop {photos}")
+
+
+@pytest.mark.parametrize("added", ["dataset_info.json", "class_data_dir/c.png", "a.txt"])
+def test_what_is_added_to_photos_that_were_dropped_before_may_come_without_any(tmp_path: Path, added: str) -> None:
+    file = tmp_path / added
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    assert files_to_drop(tmp_path) == [file]
+
+
+@pytest.mark.parametrize("folder", ["taken", "taken/new"])
+def test_pictures_go_into_folders_only(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(errors.InvalidRequest, match=f"{folder} cannot be a folder"):
+        make_folder(tmp_path / folder)
 
 
 def test_a_name_that_is_no_text_is_refused(photos: Path) -> None:
