@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -20,7 +22,7 @@ from contracts.storage import source_prefix
 from contracts.training import describe
 from dreamdrop import base_models, demo, redrive, single_file, up
 from dreamdrop.api import Api
-from dreamdrop.client import SETTLE_TIMEOUT_SECONDS, Client
+from dreamdrop.client import SETTLE_TIMEOUT_SECONDS, Client, make_folder
 from dreamdrop.deployment import Deployment
 from dreamdrop.export import Format, export
 from dreamdrop.failures import EXPECTED, explain
@@ -42,6 +44,7 @@ app = typer.Typer(
 stderr = Console(stderr=True)
 
 INTERRUPTED = 130
+DEFAULT_PREFIX = "dreamdrop"
 LOCAL_SETTLE_SECONDS = 15.0  # the local quiet period is 2 s
 FIELDS = GenerationRequest.model_fields
 LIMITS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
@@ -65,6 +68,24 @@ def field_help(name: str) -> str:
 
 def deployment_of(aws: bool, prefix: str, region: str | None) -> Deployment:
     return Deployment.in_account(prefix, region) if aws else Deployment.local()
+
+
+def command_line(aws: bool, prefix: str, region: str | None) -> Callable[..., str]:
+    """Makes commands to paste, for the same deployment as the one that was given."""
+    options = ["--aws"] if aws else []
+    options += ["--prefix", prefix] if aws and prefix != DEFAULT_PREFIX else []
+    options += ["--region", region] if aws and region else []
+    return lambda *words: shlex.join([up.program(), *words, *options])
+
+
+@contextmanager
+def waiting(unless_waited_for: str) -> Iterator[None]:
+    """Ctrl-C ends the waiting, not the work in the cloud: says what becomes of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stderr.print(unless_waited_for, markup=False, highlight=False, soft_wrap=True)
+        raise
 
 
 def say(value: Any) -> None:
@@ -105,7 +126,7 @@ def drop_command(
     subject: Annotated[str | None, typer.Option(help="Its name in the API; the folder's name when absent.")] = None,
     wait: Annotated[bool, typer.Option(help="Watch until the subject is ready.")] = True,
     aws: Aws = False,
-    prefix: Prefix = "dreamdrop",
+    prefix: Prefix = DEFAULT_PREFIX,
     region: Region = None,
 ) -> None:
     """Uploads a folder of photos and watches until its subject can be drawn.
@@ -115,13 +136,15 @@ def drop_command(
     Example:  dreamdrop drop examples/datasets/robot
     """
     client = Client(deployment_of(aws, prefix, region))
+    command = command_line(aws, prefix, region)
     name = subject or directory.resolve().name
     before = client.newest_run(name)
-    with timed(stderr, f"Uploading {directory}"):
+    later = f"Look at it: {command('subject', name)}\nEnd it, and delete all of it: {command('delete', name)}"
+    with waiting(f"What was uploaded is trained nevertheless.\n{later}"), timed(stderr, f"Uploading {directory}"):
         keys = client.drop(directory, name)
     if not wait:
         return say(keys)
-    with RunDisplay(stderr) as display:
+    with waiting(f"The training of {name} goes on.\n{later}"), RunDisplay(stderr) as display:
         ready = client.wait_until_ready(
             name,
             display.show,
@@ -136,18 +159,18 @@ def drop_command(
         cost = describe_receipt(ready.run.receipt)
         stderr.print(f"Cost: {cost}.", markup=False, highlight=False, soft_wrap=True)
     return say(
-        f"{name} is ready, version {ready.version}. Try:\n  {up.program()} generate {name} '{ready.instance_prompt}'"
+        f"{name} is ready, version {ready.version}. Try:\n  {command('generate', name, str(ready.instance_prompt))}"
     )
 
 
 @app.command("subjects")
-def subjects_command(aws: Aws = False, prefix: Prefix = "dreamdrop", region: Region = None) -> None:
+def subjects_command(aws: Aws = False, prefix: Prefix = DEFAULT_PREFIX, region: Region = None) -> None:
     """Lists the subjects, one JSON document."""
     say([subject.plain() for subject in Client(deployment_of(aws, prefix, region)).subjects()])
 
 
 @app.command("subject")
-def subject_command(name: str, aws: Aws = False, prefix: Prefix = "dreamdrop", region: Region = None) -> None:
+def subject_command(name: str, aws: Aws = False, prefix: Prefix = DEFAULT_PREFIX, region: Region = None) -> None:
     """Shows one subject with its newest run, one JSON document.
 
     Example:  dreamdrop subject robot
@@ -160,7 +183,7 @@ def delete_command(
     subject: Annotated[str, typer.Argument(help="Its name in the API.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for the name again.")] = False,
     aws: Aws = False,
-    prefix: Prefix = "dreamdrop",
+    prefix: Prefix = DEFAULT_PREFIX,
     region: Region = None,
 ) -> None:
     """Deletes a subject for good: its photos, its models, and every picture that it is in. Waits until all is gone.
@@ -174,8 +197,8 @@ def delete_command(
         typed = typer.prompt(question, err=True).strip()
         if typed != subject:
             raise InvalidRequest(f"{typed!r} is not {subject!r}: nothing was deleted.", "Type the subject's name.")
-    with timed(stderr, f"Deleting {subject}"):
-        client.delete(subject)
+    client.delete(subject)
+    with waiting(f"The deletion of {subject} goes on."), timed(stderr, f"Deleting {subject}"):
         client.wait_until_gone(subject)
     say(f"{subject} is deleted.")
 
@@ -202,7 +225,7 @@ def generate_command(
     form: Annotated[PictureFormat | None, typer.Option("--format", help=field_help("format"))] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
     aws: Aws = False,
-    prefix: Prefix = "dreamdrop",
+    prefix: Prefix = DEFAULT_PREFIX,
     region: Region = None,
 ) -> None:
     """Draws a subject; prints the paths of the pictures.
@@ -230,11 +253,14 @@ def generate_command(
     }
     request = _checked({name: value for name, value in asked.items() if value is not None})
     client = Client(deployment_of(aws, prefix, region))
+    make_folder(out)  # before anything is drawn, and paid for
     if source:
         with timed(stderr, f"Uploading {source}"):
             request = request.model_copy(update={"source_image": client.upload_source(source)})
     accepted = client.generate(request)
-    with timed(stderr, f"Drawing {accepted.id}"):
+    cancel = command_line(aws, prefix, region)("cancel", accepted.id)
+    later = f"It is drawn nevertheless, for GET /v1/generations/{accepted.id}. Take it back while it waits: {cancel}"
+    with waiting(later), timed(stderr, f"Drawing {accepted.id}"):
         generation = client.wait_for_generation(accepted.id)
     for path in client.save_images(generation, out):
         say(str(path))
@@ -244,7 +270,7 @@ def generate_command(
 def cancel_command(
     generation: Annotated[str, typer.Argument(help="Its id, as `generate` and the API tell it.")],
     aws: Aws = False,
-    prefix: Prefix = "dreamdrop",
+    prefix: Prefix = DEFAULT_PREFIX,
     region: Region = None,
 ) -> None:
     """Cancels a queued request for pictures. Should they be drawn nevertheless, they are thrown away.
@@ -274,7 +300,7 @@ def redrive_command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List them and replay nothing.")] = False,
     aws: Aws = False,
-    prefix: Prefix = "dreamdrop",
+    prefix: Prefix = DEFAULT_PREFIX,
     region: Region = None,
 ) -> None:
     """Sends messages that could not be handled back to where they came from, once the cause is mended.
@@ -320,7 +346,7 @@ def import_base_command(
         Path | None, typer.Option(help="One file: where its diffusers directory is put; FILE-diffusers when absent.")
     ] = None,
     aws: Aws = False,
-    prefix: Prefix = "dreamdrop",
+    prefix: Prefix = DEFAULT_PREFIX,
     region: Region = None,
 ) -> None:
     """Imports a base model into the data bucket, with a checksum for each file. Repeating it uploads what is missing.
@@ -361,14 +387,18 @@ def export_command(
         Dtype | None, typer.Option(help="Number format of a file that is converted; fp16 when absent.")
     ] = None,
     aws: Aws = False,
-    prefix: Prefix = "dreamdrop",
+    prefix: Prefix = DEFAULT_PREFIX,
     region: Region = None,
 ) -> None:
     """Writes a trained subject for other programs: diffusers, ComfyUI, A1111.
 
-    Example:  dreamdrop export robot robot.safetensors --format comfyui
+    ComfyUI and A1111 load what was trained on Stable Diffusion 1.x or 2.x, which the local Toyworld is not.
 
-    Example:  dreamdrop export robot robot-model.safetensors --format checkpoint --dtype fp32
+    Example:  dreamdrop export robot out/robot-lora
+
+    Example:  dreamdrop export my-dog my-dog.safetensors --format comfyui
+
+    Example:  dreamdrop export my-dog my-dog-model.safetensors --format checkpoint --dtype fp32
     """
     deployment = deployment_of(aws, prefix, region)
     wanted = version or Client(deployment).subject(subject).version
@@ -385,7 +415,7 @@ def _show_transfer(file: str, done: int, total: int) -> None:
 
 
 @app.command("openapi")
-def openapi_command(aws: Aws = False, prefix: Prefix = "dreamdrop", region: Region = None) -> None:
+def openapi_command(aws: Aws = False, prefix: Prefix = DEFAULT_PREFIX, region: Region = None) -> None:
     """Prints the API's own description, OpenAPI as JSON."""
     say(Api(deployment_of(aws, prefix, region)).call("GET", "/v1/openapi.json"))
 

@@ -100,6 +100,14 @@ class RunDisplay:
             self._live.stop()
 
     def show(self, subject: Subject) -> None:
+        if self._subject and self._subject.run and subject.run and self._subject.run.id != subject.run.id:
+            self._told.clear()
+            self._console.print(
+                f"A newer drop of {subject.subject} has taken over; this is its run:",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         self._subject = subject
         if self._live is None and subject.run is not None:
             for line in plain_lines(subject.run, datetime.now(UTC)):

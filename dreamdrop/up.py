@@ -27,7 +27,10 @@ EXAMPLE = "examples/datasets/robot"
 
 def start(port: int, console: Console, *, detached: bool) -> LocalCloudProcess | None:
     """None when it was up already. Raises InvalidBaseModel, LocalCloudError, subprocess.CalledProcessError."""
-    if process.status(STATE) is not None:
+    running = process.status(STATE)
+    if running is not None:
+        if running.port != port:
+            console.print(_already_elsewhere(running.port, port), markup=False, highlight=False, soft_wrap=True)
         return None
     base_model = read_finished(BASE_MODEL)  # refuse a damaged one before anything is started
     with timed(console, "Synthesizing the application"):
@@ -39,6 +42,13 @@ def start(port: int, console: Console, *, detached: bool) -> LocalCloudProcess |
             ensure_imported(cloud.deployment(), BASE_MODEL, base_model)
         stops.pop_all()  # it is up, and stays
     return cloud
+
+
+def _already_elsewhere(port: int, wanted: int) -> str:
+    return (
+        f"It is up already, on port {port}, and stays there. To move it to port {wanted}, end it first: "
+        f"{program()} down && {program()} up --port {wanted}"
+    )
 
 
 def stay(cloud: LocalCloudProcess) -> None:

@@ -37,6 +37,7 @@ from contracts.training import DatasetInfo
 from dreamdrop import cli, demo, up
 from dreamdrop.cli import app, field_help, run_command_line
 from dreamdrop.deployment import Deployment
+from dreamdrop.local.record import CloudRecord
 from dreamdrop.progress import RunDisplay, stage_times
 
 UPLOADED = "sources/" + "1" * 16 + "/" + "2" * 32
@@ -181,6 +182,58 @@ def test_a_request_is_checked_before_anything_is_uploaded(
     assert asked == []
 
 
+def test_nothing_is_drawn_for_a_folder_that_cannot_be(
+    asked: list[Path | GenerationRequest], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("taken").touch()
+    assert run("generate", "robot", "a robot", "--source", "sketch.png", "--out", "taken") == 1
+    assert "Failed (invalid_request): taken cannot be a folder" in capsys.readouterr().err
+    assert asked == []
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+IN_ACCOUNT = ("--aws", "--prefix", "art", "--region", "eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ("drop", "robot"),
+            ["The training of robot goes on.", "dreamdrop subject robot\n", "dreamdrop delete robot\n"],
+        ),
+        (("drop", "robot", "--aws"), ["dreamdrop subject robot --aws\n", "dreamdrop delete robot --aws\n"]),
+        (("drop", "robot", *IN_ACCOUNT), [f"dreamdrop delete robot {' '.join(IN_ACCOUNT)}\n"]),
+        (("drop", "interrupted"), ["What was uploaded is trained nevertheless.", "dreamdrop delete interrupted\n"]),
+        (("generate", "robot", "a robot", "--aws"), ["is drawn nevertheless", "dreamdrop cancel 4f2c --aws\n"]),
+        (("delete", "robot", "--yes"), ["The deletion of robot goes on."]),
+    ],
+)
+def test_ctrl_c_while_waiting_says_what_goes_on_and_how_to_end_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: list[str]
+) -> None:
+    client = SimpleNamespace(
+        newest_run=lambda _name: None,
+        drop=lambda _folder, name: interrupted() if name == "interrupted" else [],
+        wait_until_ready=interrupted,
+        generate=lambda _request: SimpleNamespace(id="4f2c"),
+        wait_for_generation=interrupted,
+        subject=id,
+        delete=id,
+        wait_until_gone=interrupted,
+    )
+    monkeypatch.setattr(cli, "deployment_of", lambda *_: None)
+    monkeypatch.setattr(cli, "Client", lambda _deployment: client)
+    monkeypatch.setattr(sys, "argv", ["dreamdrop"])
+    assert run(*arguments) == 130
+    said = capsys.readouterr().err
+    for one in [*told, "Stopped."]:
+        assert one in said
+
+
 class Shelf:
     """Stands where the client stands: one subject, and what was done to it."""
 
@@ -299,6 +352,19 @@ def test_a_taken_port_is_replaced_by_a_free_one() -> None:
     assert up.free_port(port) == port
 
 
+@pytest.mark.parametrize(("wanted", "told"), [(4702, True), (4700, False)])
+def test_a_cloud_that_is_up_on_another_port_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: int, told: bool
+) -> None:
+    monkeypatch.setattr(up.process, "status", lambda _state: CloudRecord(1, 4700, "ready"))
+    monkeypatch.setattr(Deployment, "local", lambda: DEPLOYMENT)
+    assert run("up", "--port", str(wanted)) == 0
+    said = capsys.readouterr()
+    assert ("up already, on port 4700" in said.err) == told
+    assert (f"down && {up.program()} up --port 4702" in said.err) == told
+    assert "s3://photos" in said.out
+
+
 def run_so_far(*stages: Any, **more: Any) -> Run:
     entries = [StageEntry(stage=stage, at=BEGIN + timedelta(seconds=10 * n)) for n, stage in enumerate(stages)]
     status = {"ready": "succeeded", "failed": "failed"}.get(stages[-1], "running")
@@ -373,6 +439,16 @@ def test_without_a_terminal_each_piece_of_news_is_one_plain_line() -> None:
     ]
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_another_run_that_takes_over_is_told_and_shown_from_its_beginning(terminal: bool) -> None:
+    first = run_so_far("taken", "training")
+    newer = run_so_far("taken").model_copy(update={"id": "newer"})
+    before, told, after = shown(terminal, first, first, newer).partition("A newer drop of robot has taken over")
+    assert told
+    assert terminal or "2. training ..." in before
+    assert terminal or "1. taken ..." in after
+
+
 def test_on_a_terminal_training_has_a_bar_with_step_loss_and_time_left() -> None:
     progress = TrainingProgress(phase="training", step=12, total_steps=60, loss=0.218, eta_seconds=20, updated_at=BEGIN)
     text = shown(True, run_so_far("taken", "training", progress=progress, ignored=["notes.txt"]))
@@ -402,6 +478,12 @@ def test_the_commands_that_are_shown_name_the_examples_subject_as_it_is_learned(
     prompt = DatasetInfo.parse((ROBOT / "dataset_info.json").read_bytes()).instance_prompt
     for text in (up.introduction(DEPLOYMENT), str(cli.generate_command.__doc__)):
         assert f"'{prompt} on the beach'" in text
+
+
+def test_examples_of_exports_fit_the_base_model_of_the_subject_that_they_name() -> None:
+    examples = [line for line in str(cli.export_command.__doc__).splitlines() if "dreamdrop export" in line]
+    assert "export robot " in examples[0]
+    assert [line for line in examples if "export robot " in line and "--format" in line] == []
 
 
 def test_the_example_photos_are_what_toyworld_draws(tmp_path: Path) -> None:
