@@ -89,7 +89,7 @@ class Api:
     def _sign(self, request: AWSRequest) -> None:
         credentials = self._session.get_credentials()
         if credentials is None:
-            raise NoDeployment("No AWS credentials were found; configure them (aws configure, aws sso login).")
+            raise NoDeployment("No AWS credentials were found.", "Configure them (aws configure, aws sso login).")
         SigV4Auth(credentials.get_frozen_credentials(), "execute-api", self._region).add_auth(request)
 
 

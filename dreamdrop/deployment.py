@@ -11,6 +11,7 @@ import boto3
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
 
 from contracts.dead_letters import DEAD_LETTERS_OUTPUT, DeadLetterQueue
+from contracts.errors import DreamdropError
 
 LOCAL_OUTPUTS = Path(".local/outputs.json")
 TOKEN_VARIABLE = "DREAMDROP_TOKEN"  # noqa: S105 - a name
@@ -32,8 +33,11 @@ def _parsed(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-class NoDeployment(Exception):
-    """There is nothing to talk to; the message says what to do."""
+class NoDeployment(DreamdropError):
+    """There is nothing to talk to."""
+
+    code = "no_deployment"
+    default_cure = "Deploy it (make deploy), or name another one with --prefix and --region."
 
 
 class Deployment(BaseModel):
@@ -55,7 +59,7 @@ class Deployment(BaseModel):
         """`outputs`: the outputs of both stacks, by name."""
         missing = sorted(STACK_OUTPUTS.keys() - outputs.keys())
         if missing:
-            raise NoDeployment(f"The stacks lack the outputs {', '.join(missing)}; deploy this version again.")
+            raise NoDeployment(f"The stacks lack the outputs {', '.join(missing)}.", "Deploy this version again.")
         return cls.model_validate({field: outputs[name] for name, field in STACK_OUTPUTS.items()} | where)
 
     @classmethod
@@ -64,21 +68,24 @@ class Deployment(BaseModel):
         try:
             return cls.model_validate_json(path.read_text())
         except FileNotFoundError:
-            raise NoDeployment(f"There is no local cloud up in {Path.cwd()}. Start it with: make up") from None
+            raise NoDeployment(
+                f"There is no local cloud up in {Path.cwd()}.",
+                "Start it with: make up; or use the deployment of an AWS account with --aws.",
+            ) from None
 
     @classmethod
     def in_account(cls, prefix: str, region: str | None) -> Self:
         """The stacks <prefix>-data and <prefix>-service of the account behind the default credentials."""
         session = boto3.Session(region_name=region)
         if session.region_name is None:
-            raise NoDeployment("No region is set. Name it with --region, or set AWS_DEFAULT_REGION.")
+            raise NoDeployment("No region is set.", "Name it with --region, or set AWS_DEFAULT_REGION.")
         cloudformation = session.client("cloudformation")
         outputs: dict[str, str] = {}
         for stack in (f"{prefix}-data", f"{prefix}-service"):
             try:
                 described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
             except cloudformation.exceptions.ClientError as error:
-                raise NoDeployment(f"No stack {stack} in {session.region_name}: {error}") from error
+                raise NoDeployment(f"No stack {stack} in {session.region_name}: {error}.") from error
             outputs |= {o["OutputKey"]: o["OutputValue"] for o in described.get("Outputs", [])}
         token = os.environ.get(TOKEN_VARIABLE)
         return cls.from_outputs(outputs, region=session.region_name, **({"token": token} if token else {}))

@@ -7,13 +7,11 @@ import subprocess
 from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.errors import DreamdropError, ErrorReport
-from dreamdrop.deployment import NoDeployment
 from dreamdrop.local.errors import LocalCloudError
 
 EXPECTED = (
     DreamdropError,
     LocalCloudError,
-    NoDeployment,
     BotoCoreError,
     ClientError,
     subprocess.CalledProcessError,
@@ -29,8 +27,6 @@ def explain(error: BaseException) -> ErrorReport:
         return error.report
     if isinstance(error, LocalCloudError):
         return ErrorReport(code="local_cloud", cause=error.cause, cure=error.cure)
-    if isinstance(error, NoDeployment):
-        return ErrorReport(code="no_deployment", cause=str(error), cure="Or choose another deployment: --aws --prefix.")
     if isinstance(error, subprocess.CalledProcessError):
         return _explain_program(error)
     if isinstance(error, BotoCoreError | ClientError):

@@ -143,7 +143,7 @@ def _bring_up(settings: CloudSettings, assembly: Assembly | None, restore: Calla
         )
     except NoDeployment as missing:
         if settings.deploy:
-            raise LocalCloudError(str(missing), "Add them to the stacks.") from missing
+            raise LocalCloudError(missing.cause, "Add them to the stacks.") from missing
     else:
         write_atomically(settings.outputs_file, deployment.model_dump_json(indent=1))
     CloudRecord(os.getpid(), settings.port, "ready").write(settings.state)

@@ -80,7 +80,17 @@ def test_a_failure_says_cause_and_cure_on_stderr_and_exits_with_1(capsys: pytest
     said = capsys.readouterr()
     assert said.out == ""
     assert "Failed (no_deployment): There is no local cloud up in" in said.err
-    assert "Cure:" in said.err
+    assert "Cure: Start it with: make up; or" in said.err
+
+
+def test_a_region_that_is_missing_is_the_cure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "missing")
+    assert run("subjects", "--aws") == 1
+    assert "Cure: Name it with --region" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
