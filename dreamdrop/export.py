@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -12,12 +13,14 @@ from contracts.storage import base_model_prefix
 from dreamdrop.base_models import WEIGHTED_COMPONENTS, Progress, imported_manifest
 from dreamdrop.deployment import Deployment
 from dreamdrop.formats import Dtype, need_libraries
+from dreamdrop.formats.architecture import DOWN_BLOCKS
 from dreamdrop.published import fetch_files
 
 Format = Literal["diffusers", "comfyui", "checkpoint"]
 
 DEFAULT_DTYPE: Dtype = "fp16"
 ENDING = ".safetensors"
+UNET_CONFIG = "unet/config.json"
 
 
 def export(
@@ -37,6 +40,8 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".exporting-") as temporary:
         work = Path(temporary)
+        if form == "comfyui":
+            _check_structure(deployment, manifest, work)
         trained = work / "trained"
         fetch_files(deployment, manifest.prefix, _wanted(manifest, form), trained, on_progress)
         if form == "diffusers":
@@ -87,6 +92,21 @@ def _check(manifest: VersionManifest, form: Format, out: Path, dtype: Dtype | No
             f"{manifest.subject} {manifest.version} has learned words, which a LoRA file cannot carry.",
             "Use --format checkpoint.",
         )
+
+
+def _check_structure(deployment: Deployment, manifest: VersionManifest, directory: Path) -> None:
+    """Of the base model, by its UNet's blocks; one that is no longer in the bucket cannot be asked."""
+    name = manifest.artifact.base_model
+    base = imported_manifest(deployment, name)
+    configs = [file for file in base.files if file.path == UNET_CONFIG] if base else []
+    fetch_files(deployment, base_model_prefix(name), configs, directory, lambda _file, _done, _total: None)
+    for config in configs:
+        if json.loads((directory / config.path).read_bytes()).get("down_block_types") != DOWN_BLOCKS:
+            raise InvalidRequest(
+                f"{manifest.subject} was trained on {name}, which is not built like Stable Diffusion 1.x or 2.x; "
+                "ComfyUI and A1111 load no others.",
+                "Use --format diffusers.",
+            )
 
 
 def _wanted(manifest: VersionManifest, form: Format) -> list[FileEntry]:

@@ -23,6 +23,8 @@ HEAD_WIDTH = 64  # of the text encoders, and of the UNet of 2.x
 HEADS_OF_1 = 8
 LAYERS_READ_OF_OPENCLIP = 23  # 2.x takes the last layer but one; its files hold a 24th that nothing reads
 
+DOWN_BLOCKS = ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
+
 _INPAINTING_CHANNELS = 9
 _SD_ONLY = "Only text-to-image models of Stable Diffusion 1.x and 2.x can be trained; import one of those."
 # What other files can be told by -> what they are.
@@ -105,7 +107,7 @@ def _unet(shapes: Shapes, version: Literal[1, 2]) -> dict[str, Any]:
         "out_channels": LATENT_CHANNELS,
         "block_out_channels": widths,
         "layers_per_block": 2,
-        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "down_block_types": DOWN_BLOCKS,
         "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
         "cross_attention_dim": shapes[f"{transformer}transformer_blocks.0.attn2.to_k.weight"][1],
         "attention_head_dim": HEADS_OF_1 if version == 1 else [width // HEAD_WIDTH for width in widths],  # a count

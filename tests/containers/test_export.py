@@ -310,6 +310,20 @@ def test_what_cannot_be_written_is_refused_before_anything_is_fetched(
     assert (tmp_path / "taken.safetensors").read_text() == "mine"
 
 
+def test_a_lora_for_another_structure_is_not_written_for_comfyui(tmp_path: Path, bucket: Bucket) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet/config.json").write_text('{"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}')
+    was = BaseModelManifest.model_validate_json((bucket.base / MANIFEST).read_bytes())
+    toy = was.model_copy(update={"id": "toy", "files": describe_files(tmp_path)})
+    (tmp_path / MANIFEST).write_text(toy.model_dump_json())
+    for name in ("unet/config.json", MANIFEST):
+        bucket.s3.upload_file(str(tmp_path / name), BUCKET, base_model_prefix("toy") + name)
+    with pytest.raises(InvalidRequest, match="robot was trained on toy, which is not built like") as refused:
+        export_to(bucket, with_base(bucket.lora, base_model="toy"), "comfyui", tmp_path / "robot.safetensors")
+    assert refused.value.cure == "Use --format diffusers."
+    assert not (tmp_path / "robot.safetensors").exists()
+
+
 def with_base(manifest: VersionManifest, **changes: str) -> VersionManifest:
     return manifest.model_copy(update={"artifact": manifest.artifact.model_copy(update=changes)})
 
