@@ -18,6 +18,8 @@ from infra.settings import Settings
 DEFAULT_TIMEOUT_SECONDS = 60
 POWERTOOLS_VERSION = "3.37.0"  # the version that pyproject.toml pins: the layer brings Powertools and pydantic
 RUNTIME = lambda_.Runtime.PYTHON_3_14
+# What its SDK may be too old to know: botocore merges the *.sdk-extras.json of this folder into its services' models.
+NEWER_SDK = "/var/task/lambdas/adapters/newer_sdk"
 POWERTOOLS_LAYER = f"/aws/service/powertools/python/arm64/{RUNTIME.name}/{POWERTOOLS_VERSION}"
 
 
@@ -79,6 +81,7 @@ class Functions(Construct):
             timeout=Duration.seconds(timeout_seconds),
             environment={
                 **environment.to_variables(),
+                "AWS_DATA_PATH": NEWER_SDK,
                 "POWERTOOLS_SERVICE_NAME": self._settings.prefix,
                 "POWERTOOLS_METRICS_NAMESPACE": self._settings.prefix,
                 "POWERTOOLS_LOG_LEVEL": "INFO",

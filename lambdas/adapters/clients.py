@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore import exceptions
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from botocore.session import Session
 
 CONFIG = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
 
@@ -33,22 +31,9 @@ _BROKEN = (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.In
 _S3_CONFIG = CONFIG.merge(Config(signature_version="s3v4", s3={"addressing_style": "virtual"}))
 
 
-# Lambda's runtime brings an SDK that may be months old. botocore merges *.sdk-extras.json into the models of its
-# services: here the inline body of InvokeEndpointAsync, which botocore itself knows since 1.43.29 (June 2026).
-_NEWER_SDK = Path(__file__).with_name("newer_sdk")
-
-
 @cache
 def client(service: str) -> Any:
-    config = _S3_CONFIG if service == "s3" else CONFIG
-    return _session().client(service, config=config)  # type: ignore[call-overload]
-
-
-@cache
-def _session() -> boto3.Session:
-    session = Session()
-    session.get_component("data_loader").search_paths.append(str(_NEWER_SDK))
-    return boto3.Session(botocore_session=session)
+    return boto3.client(service, config=_S3_CONFIG if service == "s3" else CONFIG)  # type: ignore[call-overload]
 
 
 def is_transient(error: Exception) -> bool:

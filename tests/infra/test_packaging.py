@@ -98,6 +98,12 @@ def test_the_asset_alone_imports_every_handler(local: Synthesis) -> None:
     assert set(found["foreign"]) <= LAMBDA_BRINGS
 
 
+def test_every_function_knows_what_its_sdk_may_be_too_old_for(local: Synthesis) -> None:
+    for function in local.functions().values():
+        folder = Path(function["Environment"]["Variables"]["AWS_DATA_PATH"]).relative_to("/var/task")
+        assert list((local.file_asset() / folder).rglob("service-2.sdk-extras.json"))
+
+
 def test_the_layer_is_the_powertools_that_the_tests_run_with(local: Synthesis) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["lambdas"]
     assert f"aws-lambda-powertools=={POWERTOOLS_VERSION}" in extras

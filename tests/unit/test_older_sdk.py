@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.loaders import Loader
@@ -14,6 +16,7 @@ from moto.core.botocore_stubber import MockRawResponse
 
 from lambdas.adapters import clients, hosting
 
+NEWER = Path(clients.__file__).with_name("newer_sdk")
 SERVICE, VERSION = "sagemaker-runtime", "2017-05-13"
 
 
@@ -27,18 +30,14 @@ def without_inline_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     folder = tmp_path / SERVICE / VERSION
     folder.mkdir(parents=True)
     (folder / "service-2.json").write_text(json.dumps(model))
-    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+    monkeypatch.setenv("AWS_DATA_PATH", f"{tmp_path}{os.pathsep}{NEWER}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    forget_clients()
-    yield
-    forget_clients()
-
-
-def forget_clients() -> None:
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     clients.client.cache_clear()
-    clients._session.cache_clear()
+    yield
+    clients.client.cache_clear()
 
 
 @pytest.mark.usefixtures("without_inline_body")
