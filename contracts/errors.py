@@ -217,7 +217,9 @@ class InvalidPreviousModel(CallerError):
 class OverBudget(CallerError):
     code = "over_budget"
     status = 422
-    default_cure = "Ask for fewer steps, or raise the training budget in the settings and upload any file again."
+    default_cure = (
+        "Ask for fewer steps, or raise training_budget_dollars in the settings; then upload any file again."
+    )
 
 
 class DailyBudgetReached(CallerError):
@@ -281,7 +283,7 @@ class TrainingKilled(TrainingError):
 
 class TrainingTimedOut(TrainingError):
     code = "time_limit"
-    default_cure = "Ask for fewer steps, or raise the training time limit in the deployment's settings."
+    default_cure = "Ask for fewer steps, or raise training_max_seconds in the settings; then upload any file again."
 
 
 class TrainingStopped(TrainingError):

@@ -100,18 +100,25 @@ def quote(
     """classes: how many different class prompts there are. The time limit is what the budget pays for.
 
     spent_dollars: on earlier attempts, out of the same budget. keep_alive_seconds: of a warm pool, which bills its
-    instance after the job too. Raises OverBudget when the estimate exceeds what is left.
+    instance after the job too. Raises OverBudget, naming the limit that binds, when the estimate exceeds it.
     """
     price = price_of(instance_type)
     gpu, hourly = INSTANCES[instance_type][0], price.dollars_an_hour
     steps = wanted.total_steps(instance_images)
     seconds = math.ceil(_estimate(gpu, wanted, steps, wanted.num_class_images * classes - class_images))
-    limit = max(0, min(max_seconds, int((budget_dollars - spent_dollars) / hourly * 3600) - keep_alive_seconds))
+    paid = max(0, int((budget_dollars - spent_dollars) / hourly * 3600) - keep_alive_seconds)
+    limit = min(max_seconds, paid)
     if seconds > limit:
+        after = f" after ${spent_dollars:.2f} for earlier attempts" if spent_dollars else ""
+        after += f", a warm pool's {keep_alive_seconds} s deducted" if keep_alive_seconds else ""
+        setting, binds = (
+            ("training_max_seconds", f"a training job may run {max_seconds} s")
+            if max_seconds <= paid
+            else ("training_budget_dollars", f"the run's budget of ${budget_dollars:.2f} pays for {paid} s{after}")
+        )
         raise OverBudget(
-            f"{steps} steps on {instance_type} take about {seconds} s (${dollars(instance_type, seconds):.2f}); "
-            f"the limit is {limit} s (${dollars(instance_type, limit):.2f}"
-            + (f", after ${spent_dollars:.2f} for earlier attempts)." if spent_dollars else ").")
+            f"{steps} steps on {instance_type} take about {seconds} s (${dollars(instance_type, seconds):.2f}); {binds}.",
+            f"Ask for fewer steps, or raise {setting} in the settings; then upload any file again.",
         )
     return Quote(
         instance_type=instance_type,

@@ -56,8 +56,27 @@ def test_earlier_attempts_are_paid_from_the_same_budget() -> None:
     assert price(wanted, budget_dollars=0.5, spent_dollars=0.2).limit_dollars <= 0.3
     with pytest.raises(OverBudget, match=r"after \$0.45 for earlier attempts"):
         price(wanted, budget_dollars=0.5, spent_dollars=0.45)
-    with pytest.raises(OverBudget, match="the limit is 0 s"):
+    with pytest.raises(OverBudget, match=r"\$0.50 pays for 0 s after \$0.90 for"):
         price(wanted, budget_dollars=0.5, spent_dollars=0.9)
+
+
+@pytest.mark.parametrize(
+    ("limits", "binds", "setting", "other"),
+    [
+        ({"max_seconds": 1800}, "may run 1800 s", "training_max_seconds", "budget"),
+        ({"budget_dollars": 0.5}, "budget of $0.50 pays for 1278 s", "training_budget_dollars", "max_seconds"),
+        ({"budget_dollars": 0.5, "keep_alive_seconds": 600}, "pays for 678 s, a warm pool's 600 s deducted",
+         "training_budget_dollars", "max_seconds"),
+    ],
+)  # fmt: skip
+def test_over_the_budget_names_the_limit_that_binds_and_its_own_setting(
+    limits: dict[str, float], binds: str, setting: str, other: str
+) -> None:
+    with pytest.raises(OverBudget) as refused:
+        price(Hyperparameters(max_steps=20_000), **limits)
+    assert binds in refused.value.cause
+    assert setting in refused.value.cure
+    assert other not in str(refused.value).removeprefix(refused.value.code)
 
 
 def test_the_quote_says_of_which_day_and_region_its_price_is() -> None:
