@@ -155,7 +155,8 @@ class UnreadableImage(CallerError):
     code = "unreadable_image"
     status = 422
     default_cure = (
-        "Export the named files again as PNG or JPEG and upload them; or delete them, then upload any file again."
+        "Export the named files again as PNG or JPEG, 2,000 pixels a side are plenty, and upload them; "
+        "or delete them, then upload any file again."
     )
 
 

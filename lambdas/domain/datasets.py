@@ -28,10 +28,14 @@ class Layout:
     ignored: list[str]
 
 
+def shown(items: list[str], elsewhere: str = "") -> str:
+    """a, b, c, d, e and 3 more; elsewhere: where those are told."""
+    first = ", ".join(items[:SHOWN])
+    return first if len(items) <= SHOWN else f"{first} and {len(items) - SHOWN} more{elsewhere}"
+
+
 def names(paths: list[str]) -> str:
-    """'a.png', 'b.png' and 3 more"""
-    shown = ", ".join(repr(path) for path in paths[:SHOWN])
-    return shown if len(paths) <= SHOWN else f"{shown} and {len(paths) - SHOWN} more"
+    return shown([repr(path) for path in paths])
 
 
 def is_superseded(event_time: datetime, newest_upload: datetime) -> bool:

@@ -38,7 +38,7 @@ from contracts.training import (
 from lambdas.adapters.configuration import environment
 from lambdas.adapters.data_bucket import DataBucket
 from lambdas.adapters.table import Subjects
-from lambdas.domain.datasets import Layout, info_of, lay_out, names, shortened
+from lambdas.domain.datasets import Layout, info_of, lay_out, shortened, shown
 from lambdas.domain.images import TooLarge, Unreadable, inspect
 from lambdas.pipeline.state import state
 
@@ -70,7 +70,7 @@ def handler(taken: DatasetTaken) -> DatasetChecked:
         layout = lay_out(files, [concept.folder for concept in request.concepts])
         report = report.model_copy(update={"ignored": layout.ignored, "class_images": len(layout.class_images)})
         report = report.model_copy(update={"request": request, "images": _judge(bucket, taken.subject, layout)})
-        _refuse_bad_images(report.images)
+        _refuse_bad_images(report.images, report_key(taken.subject, taken.dataset_id))
         base = bucket.base_model(request.base_model)
         request = _settled(_going_on(request, base, bucket, subjects), base)
         _require_a_warmup_that_ends(request, len(layout.instance_images))
@@ -174,14 +174,14 @@ def _judge(bucket: DataBucket, subject: str, layout: Layout) -> list[ImageFindin
         return list(readers.map(one, [*layout.instance_images, *layout.class_images]))
 
 
-def _refuse_bad_images(findings: Iterable[ImageFinding]) -> None:
-    problems = {finding.path: finding.problem for finding in findings if finding.problem}
-    large = [path for path, problem in problems.items() if problem.startswith("too large")]
-    unreadable = [path for path in problems if path not in large]
-    if unreadable:
-        raise UnreadableImage(f"{names(unreadable)} cannot be read: {problems[unreadable[0]].partition(': ')[2]}.")
-    if large:
-        raise ImageTooLarge(f"{names(large)}: {problems[large[0]].partition(': ')[2]}.")
+def _refuse_bad_images(findings: Iterable[ImageFinding], report: str) -> None:
+    """Raises UnreadableImage, or ImageTooLarge when nothing else is wrong. report: where all of them are told."""
+    problems = [(finding.path, *finding.problem.partition(": ")) for finding in findings if finding.problem]
+    if not problems:
+        return
+    named = shown([f"{path!r} ({reason})" for path, _, _, reason in problems], f": see {report}")
+    kinds = {kind for _, kind, _, _ in problems}
+    raise (ImageTooLarge if kinds == {"too large"} else UnreadableImage)(f"These photos cannot be used: {named}.")
 
 
 def _freeze(bucket: DataBucket, taken: DatasetTaken, layout: Layout, request: TrainingRequest) -> None:

@@ -188,6 +188,26 @@ def test_a_bad_dataset_ends_here_with_a_report(
     assert account.keys(snapshot_prefix("dog", payload["dataset_id"])) == []
 
 
+def test_every_bad_photo_is_told_with_its_own_reason(account: Account, context: Context) -> None:
+    bad = {"empty.jpg": b"", "one.png": photo(size=(1, 1)), "strip.png": photo(size=(320, 16)), "text.png": b"text"}
+    with pytest.raises(errors.UnreadableImage) as caught:
+        check_dataset.handler(taken(account, context, files={"a.png": photo(), **bad}), context)
+    assert caught.value.cause == (
+        "These photos cannot be used: 'empty.jpg' (the file is empty), "
+        "'one.png' (1×1 pixels show nothing; each side needs 16), "
+        "'strip.png' (320×16 pixels; the longer side at most 16 times the shorter), "
+        "'text.png' (its content is neither PNG, JPEG, WebP nor HEIC)."
+    )
+
+
+def test_of_many_bad_photos_some_are_told_and_where_the_others_are(account: Account, context: Context) -> None:
+    payload = taken(account, context, files={f"{n:02}.png": photo(size=(320, 16)) for n in range(17)})
+    with pytest.raises(errors.ImageTooLarge) as caught:
+        check_dataset.handler(payload, context)
+    assert caught.value.cause.count("320×16") == 5
+    assert caught.value.cause.endswith(f" and 12 more: see {report_key('dog', payload['dataset_id'])}.")
+
+
 def test_a_dataset_that_changes_under_the_check_says_so(account: Account, context: Context) -> None:
     payload = taken(account, context)
     account.drop("dog", {"a.png": photo("green")})
