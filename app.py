@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from aws_cdk import App, Tags
 
 from infra.data_stack import DataStack
 from infra.service_stack import ServiceStack
-from infra.settings import settings_for
+from infra.settings import UnusableSettings, settings_for
 
 
 def context_of_project() -> dict[str, object]:
@@ -30,5 +31,8 @@ def build(app: App) -> None:
 
 if __name__ == "__main__":
     application = App(context=context_of_project())
-    build(application)
+    try:
+        build(application)
+    except UnusableSettings as error:
+        sys.exit(str(error))
     application.synth()

@@ -27,6 +27,10 @@ TRAINING_INSTANCE_TYPES = ("ml.g5.xlarge", "ml.g5.2xlarge", "ml.g4dn.xlarge", "m
 VOLUME_FAMILIES = ("c4", "c5", "c6i", "c7i", "m4", "m5", "m6i", "m7i", "p2", "p3", "r5", "t2")
 
 
+class UnusableSettings(ValueError):
+    """The message names the cure."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Throttling:
     """Requests a second, and how many may come at once: of all callers together."""
@@ -225,11 +229,11 @@ ENVIRONMENTS = {"local": LOCAL, "sandbox": SANDBOX, "production": PRODUCTION}
 
 
 def settings_for(environment: str, prefix: str) -> Settings:
-    """Raises ValueError, naming the cure, for an environment or a prefix that cannot be used."""
+    """Raises UnusableSettings for an environment or a prefix that cannot be used."""
     if environment not in ENVIRONMENTS:
-        raise ValueError(f"There is no environment {environment!r}. Use one of: {', '.join(ENVIRONMENTS)}.")
+        raise UnusableSettings(f"There is no environment {environment!r}. Use one of: {', '.join(ENVIRONMENTS)}.")
     if len(prefix) > MAX_RESOURCE_PREFIX_LENGTH or not re.fullmatch(RESOURCE_PREFIX_PATTERN, prefix):
-        raise ValueError(
+        raise UnusableSettings(
             f"The prefix {prefix!r} is not usable. Use at most {MAX_RESOURCE_PREFIX_LENGTH} lower-case letters, "
             "digits and single hyphens; start with a letter."
         )

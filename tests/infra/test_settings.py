@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +28,17 @@ def test_a_prefix_that_cannot_start_a_resource_name_is_refused(prefix: str) -> N
 def test_an_unknown_environment_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="local, sandbox, production"):
         settings_for("staging", "dreamdrop")
+
+
+def test_the_application_ends_with_the_cause_alone() -> None:
+    wanted = json.dumps({"environment": "nonsense", "prefix": "dreamdrop"})
+    project = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "app.py"], cwd=project, env=os.environ | {"CDK_CONTEXT_JSON": wanted},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr == "There is no environment 'nonsense'. Use one of: local, sandbox, production.\n"
 
 
 @pytest.mark.parametrize("words", [("red,hat",), ("hat", " "), ("",), ("ä" * 513,), ("word",) * 300])
