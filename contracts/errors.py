@@ -218,9 +218,7 @@ class InvalidPreviousModel(CallerError):
 class OverBudget(CallerError):
     code = "over_budget"
     status = 422
-    default_cure = (
-        "Ask for fewer steps, or raise training_budget_dollars in the settings; then upload any file again."
-    )
+    default_cure = "Ask for fewer steps, or raise training_budget_dollars in the settings; then upload any file again."
 
 
 class DailyBudgetReached(CallerError):

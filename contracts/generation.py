@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.errors import ErrorReport
 from contracts.storage import MAX_SUBJECT_LENGTH, SOURCE_PATTERN, SUBJECT_PATTERN, VERSION_PATTERN
-from contracts.training import MAX_PROMPT_CHARACTERS
+from contracts.training import MAX_PROMPT_CHARACTERS, Prompt
 
 MAX_IMAGES_PER_REQUEST = 8
 MAX_SIDE = 1024
@@ -38,7 +38,6 @@ PictureFormat = Literal["png", "jpeg", "webp"]
 SubjectName = Annotated[str, Field(pattern=SUBJECT_PATTERN, max_length=MAX_SUBJECT_LENGTH)]
 Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
 LoraScale = Annotated[float, Field(ge=0, le=MAX_LORA_SCALE)]
-Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 NegativePrompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 
 
@@ -100,7 +99,7 @@ class _Strict(BaseModel):
         if isinstance(document, dict):
             for name in cls.model_fields:  # others are refused by name later, and may not even be valid text
                 if isinstance(document.get(name), bool):
-                    raise ValueError(f"{name}: is neither true nor false")
+                    raise ValueError(f"{name}: must not be true or false")
         return document
 
 
@@ -171,7 +170,9 @@ class PictureRequest(_Strict):
         elif isinstance(self.negative_prompt, list):
             raise ValueError("negative_prompt: must be text when prompt is text")
         if self.images > MAX_IMAGES_PER_REQUEST:
-            raise ValueError(f"at most {MAX_IMAGES_PER_REQUEST} pictures a request, not {self.images}")
+            raise ValueError(
+                f"num_images_per_prompt: at most {MAX_IMAGES_PER_REQUEST} pictures a request, not {self.images}"
+            )
         return self
 
     @property

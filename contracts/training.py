@@ -7,11 +7,10 @@ https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -26,8 +25,9 @@ from pydantic import (
 )
 
 from contracts.errors import InvalidDatasetInfo
+from contracts.reading import in_words, read_json
 from contracts.storage import CLASS_IMAGES, CONTINUE_FROM_PATTERN, class_image_set
-from contracts.words import own_words
+from contracts.words import NOT_BLANK, own_words
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_INSTANCE_IMAGES = 200
@@ -60,8 +60,6 @@ SUBJECT_KEYS = {
     "pretrained_model_name_or_path": "base_model",
 }
 
-MAX_NAMED_PROBLEMS = 10
-
 # The plan's own key in the hyperparameter map: 0 is what the trainer's planner chooses for the GPU, each tier further
 # saves more memory at the price of speed.
 MEMORY_TIER = "memory_tier"
@@ -79,7 +77,8 @@ LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", 
 def _unquote(value: Any) -> Any:
     """Strips one layer of JSON string quoting: '"200"' -> '200'."""
     if isinstance(value, str) and len(value) >= 2 and value[0] == value[-1] == '"':
-        return json.loads(value)
+        with suppress(ValueError):
+            return json.loads(value)
     return value
 
 
@@ -96,8 +95,8 @@ def _whole(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("a whole number is wanted, not true or false")
     if isinstance(value, str | float):
-        number = float(value)
-        return int(number) if math.isfinite(number) and number.is_integer() else value
+        with suppress(ValueError):
+            return int(number) if (number := float(value)).is_integer() else value
     return value
 
 
@@ -123,7 +122,7 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 WholeOrNone = Annotated[int | None, BeforeValidator(_whole_or_none)]
 Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 RealOrNone = Annotated[float | None, BeforeValidator(_real_or_none)]
-Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=NOT_BLANK)]
 
 
 class Hyperparameters(BaseModel):
@@ -407,19 +406,30 @@ class DatasetInfo(BaseModel):
     def parse(cls, content: bytes) -> Self:
         """Raises InvalidDatasetInfo naming every field that is wrong."""
         try:
-            values = json.loads(content.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
+            values = read_json(content)
+        except ValueError as error:
             raise InvalidDatasetInfo(f"dataset_info.json is not JSON ({error}).") from error
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise InvalidDatasetInfo(f"dataset_info.json: {describe(error)}.") from error
+            raise InvalidDatasetInfo(f"dataset_info.json: {describe(error)}.", _cure(error)) from error
 
     @classmethod
     def from_subject_name(cls, subject: str) -> Self:
         """For a dataset without dataset_info.json: red-panda -> 'a photo of sks red panda'."""
         noun = subject.replace("-", " ")
         return cls(instance_prompt=f"a photo of sks {noun}", class_prompt=f"a photo of a {noun}")
+
+
+def _cure(error: ValidationError) -> str | None:
+    """None, which is a whole example, when a prompt or the document itself is wrong."""
+    names = [next(iter(item["loc"]), "") for item in error.errors(include_url=False, include_input=False)]
+    if not {"", "instance_prompt", "class_prompt"}.isdisjoint(names):
+        return None
+    inner = next((name for name in names if name in _OF_TRAINING), None)
+    if inner:
+        return f'Put {inner} among the hyperparameters: {{"hyperparameters": {{"{inner}": ...}}}}.'
+    return "Correct the named fields and upload dataset_info.json again."
 
 
 class TrainingRequest(BaseModel):
@@ -466,35 +476,10 @@ class TrainingRequest(BaseModel):
         )
 
 
-# pydantic names the tried member of a union in the path: prompt.list[constrained-str]
-_UNION_MEMBER = re.compile(r"^(constrained-\w+|list\[.*|str|int|float|bool|none)$")
+_OF_TRAINING = (*Hyperparameters.model_fields, *ALIASES)
+_KNOWN = (*_OF_TRAINING, *DatasetInfo.model_fields)
 
 
-def describe(error: ValidationError) -> str:
-    """field.path: what is wrong (got value); ... for people. Only the first few: callers decide how many there are."""
-
-    def one(item: Any) -> str:
-        fields = [str(part) for part in item["loc"] if not _UNION_MEMBER.match(str(part))]
-        path = _short(".".join(fields) or "the document")
-        if item["type"] == "extra_forbidden":
-            return f"{path}: unknown field{_alike(fields[-1])}"
-        if item["type"] == "missing":
-            return f"{path}: missing"
-        if item["type"] == "value_error" and isinstance(item["input"], Mapping):  # of the whole, which is long
-            return f"{path}: {item['msg'].removeprefix('Value error, ')}"
-        return f"{path}: {item['msg']} (got {_short(repr(item['input']))})"
-
-    problems = error.errors(include_url=False)
-    more = len(problems) - MAX_NAMED_PROBLEMS
-    named = "; ".join(one(item) for item in problems[:MAX_NAMED_PROBLEMS])
-    return named if more <= 0 else f"{named}; and {more} more"
-
-
-def _alike(name: str) -> str:
-    known = [*Hyperparameters.model_fields, *ALIASES, *DatasetInfo.model_fields]
-    close = difflib.get_close_matches(name[:60], known, n=1, cutoff=0.75)
-    return f" (is {close[0]} meant?)" if close else ""
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:60] + "…"
+def describe(error: ValidationError, fields: Iterable[str] = _KNOWN) -> str:
+    """field.path: what is wrong (got value); ... for people. fields: of which one may be meant by an unknown one."""
+    return in_words(error, fields)

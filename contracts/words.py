@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+NOT_BLANK = r"\S"  # pattern of a prompt: something can be seen
+
 
 def own_words(instance_prompt: str, class_prompt: str) -> list[str]:
     """The words that only the first has, without punctuation."""

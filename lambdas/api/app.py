@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
+from base64 import b64decode
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from contracts.metrics import GENERATIONS_ACCEPTED
 from contracts.pipeline import DeletionRequested, EndpointNotice, Subject, SubjectPage
 from contracts.policy import check_prompts
 from contracts.progress import TrainingProgress
+from contracts.reading import read_json
 from contracts.storage import GENERATION_PATTERN, progress_key, source_prefix
 from lambdas.adapters import events, hosting
 from lambdas.adapters.clients import is_transient
@@ -176,9 +178,13 @@ def _generation(generations: Generations, generation_id: str) -> GenerationRow:
 
 
 def _parse_body() -> GenerationRequest:
+    event = app.current_event
+    text = event.body or ""
+    if "\ufffd" in text:  # API Gateway's own, where it found none
+        raise InvalidRequest("The body is not UTF-8 text.")
     try:
-        body = app.current_event.json_body
-    except (ValueError, RecursionError) as error:
+        body = read_json(b64decode(text) if event.is_base64_encoded else text)
+    except ValueError as error:
         raise InvalidRequest(f"The body is not JSON ({error}).") from error
     if not isinstance(body, dict):
         raise InvalidRequest("The body is not a JSON object.")

@@ -9,6 +9,7 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from pydantic import ValidationError
 
 from contracts.errors import CallerError, DreamdropError, ErrorReport, InternalError, InvalidRequest, Unavailable
+from contracts.generation import GenerationRequest
 from contracts.metrics import UNEXPECTED_ERRORS
 from contracts.training import describe
 from lambdas.adapters.clients import is_transient
@@ -29,7 +30,7 @@ def _own(error: DreamdropError) -> Response[str]:
 
 
 def _invalid(error: ValidationError) -> Response[str]:
-    return _own(InvalidRequest(f"{describe(error)}."))
+    return _own(InvalidRequest(f"{describe(error, GenerationRequest.model_fields)}."))
 
 
 def _no_route(_error: NotFoundError) -> Response[str]:

@@ -116,8 +116,9 @@ def quote(
             if max_seconds <= paid
             else ("training_budget_dollars", f"the run's budget of ${budget_dollars:.2f} pays for {paid} s{after}")
         )
+        estimate = f"about {seconds} s (${dollars(instance_type, seconds):.2f})"
         raise OverBudget(
-            f"{steps} steps on {instance_type} take about {seconds} s (${dollars(instance_type, seconds):.2f}); {binds}.",
+            f"{steps} steps on {instance_type} take {estimate}; {binds}.",
             f"Ask for fewer steps, or raise {setting} in the settings; then upload any file again.",
         )
     return Quote(

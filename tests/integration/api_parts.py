@@ -102,8 +102,11 @@ class Api:
             "queryStringParameters": dict(parse_qsl(query)),
             "requestContext": {"http": {"method": method, "path": path}, "requestId": "r-1", "stage": "$default",
                                "domainName": "api.example", **authorizer},
-            "body": body if isinstance(body, str) or body is None else json.dumps(body), "isBase64Encoded": False,
         }  # fmt: skip
+        if isinstance(body, bytes):  # of a content type that API Gateway does not know as text
+            event |= {"body": base64.b64encode(body).decode(), "isBase64Encoded": True}
+        elif body is not None:
+            event |= {"body": body if isinstance(body, str) else json.dumps(body), "isBase64Encoded": False}
         answer = app.handler(event, self.context)
         content = answer["body"]
         return answer["statusCode"], json.loads(content) if content.startswith("{") else content

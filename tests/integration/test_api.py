@@ -235,10 +235,11 @@ def test_nobody_is_let_in_by_a_header(endpoint: Endpoint, api: Api, route: str) 
     ("change", "named"),
     [
         ({"prompt": ""}, "prompt"), ({"prompt": "x" * 10_000}, "prompt"), ({"prompt": []}, "prompt"),
-        ({"prompt": 3}, "prompt"), ({"width": 500}, "width"), ({"width": 63}, "width"), ({"height": 0}, "height"),
-        ({"height": 4096}, "height"), ({"seed": "abc"}, "seed"), ({"seed": -1}, "seed"), ({"seed": 2**32}, "seed"),
-        ({"num_images_per_prompt": 0}, "num_images_per_prompt"), ({"num_images_per_prompt": 99}, "num_images"),
-        ({"num_inference_steps": 0}, "num_inference_steps"), ({"guidance_scale": "NaN"}, "guidance_scale"),
+        ({"prompt": "  "}, "prompt"), ({"prompt": 3}, "prompt"), ({"width": 500}, "width"), ({"width": 63}, "width"),
+        ({"height": 0}, "height"), ({"height": 4096}, "height"), ({"seed": "abc"}, "seed"), ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"), ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
+        ({"num_images_per_prompt": 99}, "num_images"), ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"guidance_scale": "NaN"}, "guidance_scale"),
         ({"scheduler": "warp"}, "scheduler"), ({"subject": "../x"}, "subject"), ({"subject": None}, "subject"),
         ({"colour": "red"}, "colour"), ({"prompt": ["a"], "negative_prompt": "b"}, "negative_prompt"),
         ({"strength": 0.5}, "strength"), ({"upscale": 5}, "upscale"), ({"width": 1024, "upscale": 4}, "upscale"),
@@ -260,6 +261,22 @@ def test_a_bad_field_is_named(endpoint: Endpoint, api: Api, change: dict[str, An
 def test_a_body_that_is_no_object_is_refused(endpoint: Endpoint, api: Api, body: str) -> None:
     status, answer = api.draw(body)
     assert (status, answer["error"]["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("body", [b'{"prompt": "\xff"}', b'{"prompt": "\xff"}'.decode(errors="replace")])
+def test_a_body_that_is_no_text_is_refused(endpoint: Endpoint, api: Api, body: bytes | str) -> None:
+    """Bytes are handed on; of a JSON content type API Gateway makes text of them, with what stands for no letter."""
+    status, answer = api.draw(body)
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert "not UTF-8 text" in answer["error"]["cause"]
+
+
+def test_a_body_in_bytes_is_read(endpoint: Endpoint, api: Api) -> None:
+    assert api.draw(json.dumps(ASK).encode())[0] == 202
+
+
+def test_a_field_of_trainings_is_just_unknown_among_those_of_pictures(endpoint: Endpoint, api: Api) -> None:
+    assert api.draw(ASK | {"compute_fid": True})[1]["error"]["cause"] == "compute_fid: unknown field."
 
 
 def test_a_thousand_random_bodies_never_break_the_api(endpoint: Endpoint, api: Api) -> None:

@@ -51,9 +51,9 @@ def test_the_api_shows_the_default_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"num_inference_steps": 0}, "num_inference_steps: Input should be greater than or equal to 1"),
-        ({"guidance_scale": 51}, "guidance_scale: Input should be less than or equal to 50"),
-        ({"scheduler": "warp"}, "scheduler: Input should be 'ddim'"),
+        ({"num_inference_steps": 0}, "num_inference_steps: must be greater than or equal to 1"),
+        ({"guidance_scale": 51}, "guidance_scale: must be less than or equal to 50"),
+        ({"scheduler": "warp"}, "scheduler: must be 'ddim'"),
         ({"seed": 1}, "seed: unknown field"),
     ],
 )
@@ -76,15 +76,38 @@ def test_a_request_that_names_nothing_names_nothing_over_http() -> None:
         ({"strength": 0.5}, "strength: has no meaning without source_image"),
         ({"prompt": ["x"] * 9}, "prompt"),
         ({"prompt": [0] * 1_000_000}, "prompt"),
-        ({"mix": [{"subject": "b", "lora_scale": True}]}, "lora_scale: is neither true nor false"),
-        ({"seed": True}, "seed: is neither true nor false"),
-        ({"mix": [{"subject": "b", "lora_scale": 3}]}, "mix.0.lora_scale: Input should be less than or equal to 2"),
+        ({"mix": [{"subject": "b", "lora_scale": True}]}, "lora_scale: must not be true or false"),
+        ({"seed": True}, "seed: must not be true or false"),
+        ({"mix": [{"subject": "b", "lora_scale": 3}]}, "mix.0.lora_scale: must be less than or equal to 2"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused_by_name(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError) as caught:
         GenerationRequest.model_validate({"subject": "dog", "prompt": "x", **fields})
     assert named in describe(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"prompt": ""}, "prompt: must not be empty (got '')"),
+        ({"prompt": " \n"}, r"prompt: must not be empty (got ' \n')"),
+        ({"prompt": ["x", " "]}, "prompt.1: must not be empty (got ' ')"),
+        ({"prompt": 5}, "prompt: must be text (got 5)"),
+        ({"prompt": ["x", 5]}, "prompt.1: must be text (got 5)"),
+        ({"mix": "x"}, "mix: must be a list (got 'x')"),
+        ({"compute_fid": True}, "compute_fid: unknown field"),
+        ({"promt": "x"}, "promt: unknown field (is prompt meant?)"),
+        ({"upscale": 4, "width": 1024}, "upscale: width would be 4096, the most is 2048"),
+        ({"prompt": ["x"] * 2, "num_images_per_prompt": 5},
+         "num_images_per_prompt: at most 8 pictures a request, not 10"),
+        ({"version": "1"}, "version: must be a version such as 0123456789ab-1 (got '1')"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_once_and_in_plain_words(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        GenerationRequest.model_validate({"subject": "dog", "prompt": "x", **fields})
+    assert describe(caught.value, GenerationRequest.model_fields) == told
 
 
 @pytest.mark.parametrize(

@@ -182,14 +182,14 @@ def test_the_learning_rate_follows_the_method() -> None:
     ("content", "named"),
     [
         (b"{'instance_prompt': 'x'}", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b"[]", "dictionary"),
-        (b"[" * 10_000, "not JSON"),
+        (b"\xff\xfe", "not JSON (it is not UTF-8 text)"),
+        (b"[]", "the document: must be a JSON object"),
+        (b"[" * 10_000, "not JSON (it is nested too deeply)"),
+        (b'{"max_steps": ' + b"1" * 5000 + b"}", "not JSON (a number has too many digits)"),
         (json.dumps({f"field{n}": 1 for n in range(5000)}).encode(), "more"),
         (b"{}", "instance_prompt: missing"),
-        (b'{"instance_prompt": ""}', "instance_prompt"),
-        (b'{"instance_prompt": "x", "prompt": "y"}', "prompt: unknown field"),
-        (b'{"instance_prompt": "x", "hyperparameters": {"steps": 3}}', "hyperparameters.steps: unknown field"),
+        (b'{"instance_prompt": ""}', "instance_prompt: must not be empty"),
+        (b'{"instance_prompt": " \\t"}', "instance_prompt: must not be empty"),
         (b'{"instance_prompt": "x", "hyperparameters": {"with_prior_preservation": true}}', "class_prompt"),
     ],
 )
@@ -199,6 +199,29 @@ def test_a_bad_dataset_info_names_the_field_and_the_cure(content: bytes, named: 
     assert named in caught.value.cause
     assert len(caught.value.cause) < 1000
     assert "instance_prompt" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("more", "named", "cure"),
+    [
+        ({"prompt": "y"}, "prompt: unknown field", "Correct the named fields"),
+        ({"str": "y"}, "str: unknown field", "Correct the named fields"),
+        ({"hyperparameters": {"steps": 3}}, "hyperparameters.steps: unknown field", "Correct the named fields"),
+        ({"hyperparameters": {"max_steps": "many"}}, "max_steps: must be a whole number (got 'many')", "Correct"),
+        ({"hyperparameters": {"max_steps": '"a"b"'}}, "max_steps: must be a whole number (got", "Correct"),
+        ({"hyperparameters": {"learning_rate": "fast"}}, "learning_rate: must be a number (got 'fast')", "Correct"),
+        ({"hyperparameters": []}, "hyperparameters: must be a JSON object (got [])", "Correct the named fields"),
+        ({"hosting": "cloud"}, "hosting: must be 'shared' or 'dedicated' (got 'cloud')", "Correct the named fields"),
+        ({"max_steps": 5}, "max_steps: unknown field.", '{"hyperparameters": {"max_steps": ...}}'),
+    ],
+)
+def test_any_other_field_is_refused_in_plain_words_with_a_cure_of_its_own(
+    more: dict[str, object], named: str, cure: str
+) -> None:
+    with pytest.raises(InvalidDatasetInfo) as caught:
+        DatasetInfo.parse(json.dumps({"instance_prompt": "x", **more}).encode())
+    assert named in caught.value.cause
+    assert cure in caught.value.cure
 
 
 def test_a_byte_order_mark_does_no_harm() -> None:
@@ -242,8 +265,8 @@ def test_other_trainers_names_mean_the_same_in_a_dataset_too() -> None:
         ({"instance_prompt": "again"}, "instance_prompt is given twice"),
         ({"max_step": 1}, "unknown field .is max_steps meant?"),
         ({"max_train_step": 1}, "unknown field .is max_train_steps meant?"),
-        ({"batch_size": 65}, "batch_size: Input should be less than or equal to 64 .got 65"),
-        ({"attention": "flash"}, "attention: Input should be 'auto', 'sdpa' or 'xformers'"),
+        ({"batch_size": 65}, "batch_size: must be less than or equal to 64 .got 65"),
+        ({"attention": "flash"}, "attention: must be 'auto', 'sdpa' or 'xformers'"),
     ],
 )
 def test_what_is_given_twice_or_wrong_is_named_with_the_allowed_range(
