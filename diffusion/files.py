@@ -71,8 +71,8 @@ def write_network(network: nn.Module, folder: Path, like: Path) -> None:
     weights keep the names that they have there, so that whatever reads the one model reads the other."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(like / CONFIG, folder / CONFIG)
-    dtype = stored_dtype(like)
-    prefix = _TEXT_ENCODER_PREFIX if _first_name(like).startswith(_TEXT_ENCODER_PREFIX) else ""
+    first, dtype = _first_weight(like)
+    prefix = _TEXT_ENCODER_PREFIX if first.startswith(_TEXT_ENCODER_PREFIX) else ""
     weights = {prefix + name: weight.to("cpu", dtype).contiguous() for name, weight in network.state_dict().items()}
     name = "model" if isinstance(network, TextEncoder) else "diffusion_pytorch_model"
     save_file(weights, folder / f"{name}.safetensors", {"format": "pt"})
@@ -80,14 +80,14 @@ def write_network(network: nn.Module, folder: Path, like: Path) -> None:
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The number format of a network's weights on disk."""
-    with safe_open(_weight_files(folder)[0], framework="pt") as file:
-        tensor: Tensor = file.get_slice(_first_name(folder))[:0]
-        return tensor.dtype
+    return _first_weight(folder)[1]
 
 
-def _first_name(folder: Path) -> str:
+def _first_weight(folder: Path) -> tuple[str, torch.dtype]:
     with safe_open(_weight_files(folder)[0], framework="pt") as file:
-        return str(next(iter(file.keys())))
+        name = str(next(iter(file.keys())))
+        tensor: Tensor = file.get_slice(name)[:0]
+        return name, tensor.dtype
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -79,11 +79,11 @@ class Client:
         Raises InvalidRequest (no folder), InvalidSubjectName, EmptyDataset (no file, or a folder of datasets),
         InvalidFileName (a link that leaves it, or a name that is no UTF-8).
         """
-        check_folder(directory)  # first: when it is a file, its name is not what is wrong
+        files = files_to_drop(directory)  # first: when it is a file, its name is not what is wrong
         prefix = dataset_prefix(check_subject(subject))
         s3 = self.deployment.client("s3")
         keys = []
-        for file in files_to_drop(directory):
+        for file in files:
             key = prefix + file.relative_to(directory).as_posix()
             s3.upload_file(str(file), self.deployment.data_bucket, key)
             on_file(key)
@@ -275,15 +275,11 @@ def make_folder(directory: Path) -> None:
         raise InvalidRequest(f"Nothing can be written into the folder {directory}.", _OTHER_FOLDER)
 
 
-def check_folder(directory: Path) -> None:
+def files_to_drop(directory: Path) -> list[Path]:
+    """Every file below the folder by name, dataset_info.json at the end."""
     if not directory.is_dir():
         kind = "a file, not a folder" if directory.is_file() else "not a folder"
         raise InvalidRequest(f"{directory} is {kind}.", "Name the folder that holds the photos.")
-
-
-def files_to_drop(directory: Path) -> list[Path]:
-    """Every file below the folder by name, dataset_info.json at the end."""
-    check_folder(directory)
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     leaving = [str(path) for path in files if not path.resolve().is_relative_to(directory.resolve())]
     if leaving:

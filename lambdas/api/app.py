@@ -180,7 +180,7 @@ def _generation(generations: Generations, generation_id: str) -> GenerationRow:
 def _parse_body() -> GenerationRequest:
     event = app.current_event
     text = event.body or ""
-    if "\ufffd" in text:  # API Gateway's own, where it found none
+    if "\ufffd" in text:  # what a gateway puts where it found none: the local one does, API Gateway was not asked
         raise InvalidRequest("The body is not UTF-8 text.")
     try:
         body = read_json(b64decode(text) if event.is_base64_encoded else text)

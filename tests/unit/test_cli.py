@@ -1,50 +1,41 @@
-"""The command line: exit codes, what goes to stdout and what to stderr, help from the contracts, the live display."""
+"""The command line: exit codes, what goes to stdout and what to stderr, help from the contracts."""
 
 from __future__ import annotations
 
-import io
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from click.testing import Result
-from PIL import Image, ImageChops, ImageStat
 from rich.console import Console
 from typer.testing import CliRunner
 
-from contracts.artifact import Artifact
 from contracts.errors import InvalidRequest, UnknownSubject
 from contracts.generation import (
     MAX_IMAGES_PER_REQUEST,
     Generation,
     GenerationRequest,
-    GenerationTimings,
     MixedSubject,
     Scheduler,
 )
-from contracts.pipeline import Run, StageEntry, Subject
-from contracts.progress import TrainingProgress
 from contracts.training import DatasetInfo
 from dreamdrop import cli, demo, up
 from dreamdrop.cli import app, field_help, run_command_line
 from dreamdrop.deployment import Deployment
 from dreamdrop.local.record import CloudRecord
-from dreamdrop.progress import RunDisplay, stage_times
 
 UPLOADED = "sources/" + "1" * 16 + "/" + "2" * 32
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 ROOT = Path(__file__).parents[2]
 ROBOT = ROOT / "examples/datasets/robot"
-DATASETS = sorted(path for path in ROBOT.parent.iterdir() if path.is_dir())
 DEPLOYMENT = Deployment(
     region="us-east-1",
     api_url="http://127.0.0.1:4700/x",
@@ -375,115 +366,6 @@ def test_a_cloud_that_is_up_on_another_port_says_so(
     assert "s3://photos" in said.out
 
 
-def run_so_far(*stages: Any, **more: Any) -> Run:
-    entries = [StageEntry(stage=stage, at=BEGIN + timedelta(seconds=10 * n)) for n, stage in enumerate(stages)]
-    status = {"ready": "succeeded", "failed": "failed"}.get(stages[-1], "running")
-    return Run.model_validate(
-        {"id": "r", "dataset_id": "d", "status": status, "stage": stages[-1], "stages": entries, **more}
-    )
-
-
-def test_stage_times_end_with_the_running_stage_and_show_a_retry_twice() -> None:
-    times = stage_times(run_so_far("taken", "training", "training"), BEGIN + timedelta(seconds=25))
-    assert [(t.stage, t.seconds, t.running) for t in times] == [
-        ("taken", 10, False),
-        ("training", 10, False),
-        ("training", 5, True),
-    ]
-    assert not stage_times(run_so_far("taken", "ready"), BEGIN + timedelta(days=1))[-1].running
-
-
-def test_the_demo_measures_from_the_last_upload_and_from_the_last_attempt() -> None:
-    finished = run_so_far("taken", "training", "training", "judging", "ready")
-    request = GenerationRequest(subject="robot", prompt="a robot")
-    generation = Generation(
-        id="0" * 32,
-        status="succeeded",
-        subject="robot",
-        version="v",
-        request=request,
-        created_at=BEGIN,
-        timings=GenerationTimings(queued_ms=500, compute_ms=1500),
-    )
-    watch = demo.Watch(BEGIN + timedelta(seconds=5), BEGIN + timedelta(seconds=42), 3 * demo.MEBIBYTE)
-    assert demo.measure(finished, generation, watch) == {
-        "seconds from last upload to training": 15,
-        "seconds from training's end to first picture": 12,
-        "seconds of the request, queued": 0.5,
-        "seconds of the request, compute": 1.5,
-        "megabytes of the local cloud": 3,
-    }
-
-
-def test_the_demo_says_which_base_model_drew_and_how_large() -> None:
-    artifact = Artifact.model_construct(base_model="toyworld", resolution=64)
-    assert demo.describe_artist(artifact) == "Drawn by the base model toyworld, 64 pixels a side."
-
-
-def shown(terminal: bool, *runs: Run) -> str:
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, width=120)
-    with RunDisplay(console) as display:
-        for one in runs:
-            display.show(Subject(subject="robot", ready=False, status=one.status, updated_at=BEGIN, run=one))
-    return file.getvalue()
-
-
-def test_without_a_terminal_each_piece_of_news_is_one_plain_line() -> None:
-    progress = TrainingProgress(
-        phase="training", step=12, total_steps=60, loss=0.218, eta_seconds=20.4, updated_at=BEGIN
-    )
-    text = shown(
-        False,
-        run_so_far("taken"),
-        run_so_far("taken", "training", progress=progress),
-        run_so_far("taken", "training", "ready"),
-    )
-    assert text.splitlines() == [
-        "1. taken ...",
-        "1. taken: 10.0 s",
-        "2. training ...",
-        "   step 12/60, loss 0.218, 20 s left",
-        "2. training: 10.0 s",
-        "3. ready",
-    ]
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_another_run_that_takes_over_is_told_and_shown_from_its_beginning(terminal: bool) -> None:
-    first = run_so_far("taken", "training")
-    newer = run_so_far("taken").model_copy(update={"id": "newer"})
-    before, told, after = shown(terminal, first, first, newer).partition("A newer drop of robot has taken over")
-    assert told
-    assert terminal or "2. training ..." in before
-    assert terminal or "1. taken ..." in after
-
-
-def test_on_a_terminal_training_has_a_bar_with_step_loss_and_time_left() -> None:
-    progress = TrainingProgress(phase="training", step=12, total_steps=60, loss=0.218, eta_seconds=20, updated_at=BEGIN)
-    text = shown(True, run_so_far("taken", "training", progress=progress, ignored=["notes.txt"]))
-    assert "step 12/60, loss 0.218, 20 s left" in text
-    assert "━" in text
-    assert "left out: notes.txt" in text
-
-
-@pytest.mark.parametrize("dataset", DATASETS, ids=lambda dataset: dataset.name)
-def test_an_example_dataset_has_five_photos_and_leaves_the_training_to_the_base_model(dataset: Path) -> None:
-    photos = demo.photos_of(dataset)
-    assert len(photos) == 5
-    assert {photo.media_type for photo in photos} == {"image/png", "image/jpeg"}
-    info = DatasetInfo.parse((dataset / "dataset_info.json").read_bytes())
-    assert "sks" in info.instance_prompt
-    assert info.class_prompt == info.instance_prompt.replace("sks ", "")
-    assert info.hyperparameters.model_fields_set == set()
-
-
-def test_there_are_twelve_example_datasets_and_a_stray_file() -> None:
-    assert len(DATASETS) == 12
-    assert ROBOT in DATASETS
-    assert (ROBOT / "notes.txt").is_file()
-
-
 def test_the_commands_that_are_shown_name_the_examples_subject_as_it_is_learned() -> None:
     prompt = DatasetInfo.parse((ROBOT / "dataset_info.json").read_bytes()).instance_prompt
     for text in (up.introduction(DEPLOYMENT), str(cli.generate_command.__doc__)):
@@ -494,17 +376,3 @@ def test_examples_of_exports_fit_the_base_model_of_the_subject_that_they_name() 
     examples = [line for line in str(cli.export_command.__doc__).splitlines() if "dreamdrop export" in line]
     assert "export robot " in examples[0]
     assert [line for line in examples if "export robot " in line and "--format" in line] == []
-
-
-def test_the_example_photos_are_what_toyworld_draws(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "toyworld.subjects", str(tmp_path)], cwd=ROOT, check=True)
-    drawn = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")}
-    examples = ROOT / "examples/datasets"
-    assert drawn == {path.relative_to(examples) for path in examples.rglob("*.*")} - {Path("robot/notes.txt")}
-    for path in drawn:
-        if path.suffix == ".json":
-            assert (examples / path).read_bytes() == (tmp_path / path).read_bytes()
-        else:
-            with Image.open(examples / path) as committed, Image.open(tmp_path / path) as new:
-                difference = ImageChops.difference(committed.convert("RGB"), new.convert("RGB"))
-                assert ImageStat.Stat(difference).mean < [1.0] * 3, path  # decoders of JPEG round differently

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,7 +25,6 @@ from dreamdrop.client import (
     NotTaken,
     StillRunning,
     SubjectDeleted,
-    files_to_drop,
     make_folder,
 )
 from dreamdrop.deployment import STACK_OUTPUTS, Deployment
@@ -412,76 +410,11 @@ def test_an_expired_picture_address_is_told(client: Client, server: Server, tmp_
         client.save_images(described, tmp_path)
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "robot"
-    (folder / "class_data_dir").mkdir(parents=True)
-    for name in ("dataset_info.json", "a.png", "zebra.png", "class_data_dir/c.png", "notes.txt"):
-        (folder / name).write_text(name)
-    return folder
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], set[str]]]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with mock_aws():
-        s3 = boto3.client("s3", region_name="us-east-1")
-        s3.create_bucket(Bucket="photos")
-        yield lambda: {item["Key"] for item in s3.list_objects_v2(Bucket="photos").get("Contents", [])}
-
-
-def test_dropping_uploads_every_file_and_dataset_info_last(photos: Path, bucket: Callable[[], set[str]]) -> None:
-    in_account = deployment("http://unused").model_copy(update={"endpoint_url": None})
-    keys = Client(in_account).drop(photos, "robot")
-    assert keys[-1] == "datasets/robot/dataset_info.json"
-    assert "datasets/robot/class_data_dir/c.png" in keys
-    assert bucket() == set(keys)
-    assert len(keys) == 5
-
-
-def test_a_wrong_folder_or_name_is_refused_before_any_upload(client: Client, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(errors.InvalidSubjectName):
-        client.drop(photos, "Robot!")
-    with pytest.raises(errors.InvalidRequest):
-        files_to_drop(tmp_path / "missing")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(errors.EmptyDataset):
-        files_to_drop(tmp_path / "empty")
-
-
-def test_a_file_is_told_as_such_and_not_by_its_name(client: Client, tmp_path: Path) -> None:
-    (tmp_path / "README.md").touch()
-    with pytest.raises(errors.InvalidRequest, match=r"README\.md is a file, not a folder"):
-        client.drop(tmp_path / "README.md", "README.md")
-
-
-def test_a_folder_of_datasets_is_refused_by_the_names_of_its_folders(photos: Path) -> None:
-    (photos.parent / "notes.txt").touch()
-    with pytest.raises(errors.EmptyDataset, match=f"these folders in it do: {photos}\\.") as refused:
-        files_to_drop(photos.parent)
-    assert refused.value.cure.endswith(f"dreamdrop drop {photos}")
-
-
-@pytest.mark.parametrize("added", ["dataset_info.json", "class_data_dir/c.png", "a.txt"])
-def test_what_is_added_to_photos_that_were_dropped_before_may_come_without_any(tmp_path: Path, added: str) -> None:
-    file = tmp_path / added
-    file.parent.mkdir(exist_ok=True)
-    file.touch()
-    assert files_to_drop(tmp_path) == [file]
-
-
 @pytest.mark.parametrize("folder", ["taken", "taken/new"])
 def test_pictures_go_into_folders_only(tmp_path: Path, folder: str) -> None:
     (tmp_path / "taken").touch()
     with pytest.raises(errors.InvalidRequest, match=f"{folder} cannot be a folder"):
         make_folder(tmp_path / folder)
-
-
-def test_a_name_that_is_no_text_is_refused(photos: Path) -> None:
-    Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png")).write_bytes(b"x")
-    with pytest.raises(errors.InvalidFileName, match=r"udcff\.png"):
-        files_to_drop(photos)
 
 
 def test_nothing_is_dropped_into_a_subject_that_is_being_deleted(client: Client, server: Server) -> None:
@@ -496,10 +429,3 @@ def test_what_is_no_id_of_a_generation_is_not_sent(client: Client, server: Serve
         with pytest.raises(errors.UnknownGeneration, match="32 digits"):
             ask(name)
     assert server.requests == []
-
-
-def test_a_link_out_of_the_folder_is_not_uploaded(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("s")
-    (photos / "b.png").symlink_to(tmp_path / "secret")
-    with pytest.raises(errors.InvalidFileName, match=r"b\.png"):
-        files_to_drop(photos)
