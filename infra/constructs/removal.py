@@ -45,7 +45,7 @@ class Removal(Construct):
                 **functions.store,
                 resource_prefix=settings.prefix,
                 state_machine_arn=training.machine.state_machine_arn,
-                in_flight_seconds=DEFAULT_TIMEOUT_SECONDS,  # HostModel's, and those of the states before Train
+                in_flight_seconds=DEFAULT_TIMEOUT_SECONDS,  # HostModel's, the one step that makes what is billed
                 training_role_arn=training.role.role_arn,
                 inference_role_arn=inference_role.role_arn,
                 security_group_id=network.security_group.security_group_id if network else "",
